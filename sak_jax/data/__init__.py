@@ -1,0 +1,1 @@
+"""Tasks, transforms, the input pipeline, and one module a data set."""

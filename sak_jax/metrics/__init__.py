@@ -1,0 +1,1 @@
+"""Streaming metrics, one module a kind of task."""

@@ -1,0 +1,1 @@
+"""The student's parts: layers, vision transformer, adapter paths, routers, heads."""

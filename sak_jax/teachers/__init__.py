@@ -1,0 +1,1 @@
+"""Frozen foundation models: the registry, the committee, one file an architecture family."""

@@ -1,0 +1,124 @@
+"""Layers that stems and teachers share, and the way to stack modules of one shape."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+truncated_normal = nnx.initializers.truncated_normal(0.02)
+"""PyTorch's `trunc_normal_(std=0.02)`: its cut at +-2 absolute is never reached, so the cut at two deviations differs
+only in the tails; the standard deviation is 0.02 in both."""
+
+exact_gelu = partial(jax.nn.gelu, approximate=False)
+
+
+def torch_uniform(fan_in: int) -> Callable:
+    """PyTorch's default initialiser of linear and convolution weights and biases: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def stack(create: Callable[[nnx.Rngs], nnx.Module], shape: Sequence[int], rngs: nnx.Rngs) -> nnx.Module:
+    """A module whose every array has the leading axes `shape`: modules of one shape, side by side.
+
+    Run it with `jax.vmap` (side by side) or `jax.lax.scan` (one after another).
+
+    Args:
+      create: makes one module from its own random streams.
+      shape: the leading axes.
+      rngs: its `params` stream is split over the modules.
+    """
+    keys = jax.random.split(rngs.params(), tuple(shape))
+    make = lambda key: create(nnx.Rngs(params=key))  # noqa: E731
+    for _ in shape:
+        make = jax.vmap(make)
+    return make(keys)
+
+
+class LoRALinear(nnx.Linear):
+    """`Linear` plus a low-rank update: `x W + b + (alpha / rank) (x A) B` (Hu et al., 2021; peft's scaling and start).
+
+    B starts at zero, so a fresh module equals the plain one.
+    """
+
+    def __init__(self, features_in: int, features_out: int, *, rank: int, alpha: float, rngs: nnx.Rngs, **kwargs):
+        super().__init__(features_in, features_out, rngs=rngs, **kwargs)
+        # peft starts A with kaiming_uniform(a=sqrt(5)), which is U(+-1/sqrt(fan_in)).
+        self.lora_a = nnx.LoRAParam(torch_uniform(features_in)(rngs.params(), (features_in, rank)))
+        self.lora_b = nnx.LoRAParam(jnp.zeros((rank, features_out)))
+        self.lora_scale = alpha / rank
+
+    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... d"]:
+        """The product of `x` with the kernel and its low-rank update."""
+        y = super().__call__(x)
+        a, b = self.lora_a[...].astype(y.dtype), self.lora_b[...].astype(y.dtype)
+        return y + self.lora_scale * ((x.astype(y.dtype) @ a) @ b)
+
+
+class LayerScale(nnx.Module):
+    """A learned factor per channel (CaiT)."""
+
+    def __init__(self, width: int, initial: float = 1e-5):
+        self.scale = nnx.Param(jnp.full((width,), initial))
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        """`x` times the factors, in the precision of `x`."""
+        return x * self.scale[...].astype(x.dtype)
+
+
+class Mlp(nnx.Module):
+    """Linear, activation, Linear."""
+
+    def __init__(self, width: int, hidden: int, *, activation: Callable, linear: Callable, rngs: nnx.Rngs):
+        self.up = linear("fc1", width, hidden, rngs=rngs)
+        self.down = linear("fc2", hidden, width, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """Applied to each token."""
+        return self.down(self.activation(self.up(x)))
+
+
+class SwiGLU(nnx.Module):
+    """Gated MLP: `down(silu(gate(x)) * up(x))`; one kernel holds gate and up (timm's packed form)."""
+
+    def __init__(self, width: int, hidden: int, *, linear: Callable, rngs: nnx.Rngs):
+        self.gate_up = linear("fc1", width, 2 * hidden, rngs=rngs)
+        self.down = linear("fc2", hidden, width, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """Applied to each token."""
+        gate, up = jnp.split(self.gate_up(x), 2, axis=-1)
+        return self.down(jax.nn.silu(gate) * up)
+
+
+class PatchEmbed(nnx.Module):
+    """Non-overlapping patches to tokens by one linear map (a convolution with stride = kernel = patch).
+
+    What is left over at the right and bottom is dropped, as a PyTorch convolution does.
+    """
+
+    def __init__(self, patch: int, width: int, *, use_bias: bool = True, dtype, rngs: nnx.Rngs):
+        self.projection = nnx.Linear(
+            patch * patch * 3, width, use_bias=use_bias, dtype=dtype, kernel_init=truncated_normal, rngs=rngs
+        )
+        self.patch = patch
+
+    def __call__(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b h w d"]:
+        """One token a patch; h = H // patch, w = W // patch."""
+        p = self.patch
+        batch, (h, w) = images.shape[0], (images.shape[1] // p, images.shape[2] // p)
+        x = images[:, : h * p, : w * p].reshape(batch, h, p, w, p, 3)
+        return self.projection(x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, h, w, p * p * 3))
+
+
+def take(module: nnx.Module, index: int | slice | Int[Array, ""]) -> nnx.Module:
+    """The modules at `index` of a stack's first axis."""
+    return jax.tree.map(lambda x: x[index], module)

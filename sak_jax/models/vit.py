@@ -1,0 +1,190 @@
+"""The plain vision transformer: the student's stem and, with its options, the family most teachers belong to."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from sak_jax.models import layers, resize
+
+ACTIVATIONS = {
+    "gelu": layers.exact_gelu,
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+    """Low-rank updates of a transformer's linear maps.
+
+    Attributes:
+      rank: rank of each update.
+      alpha: the update is scaled by alpha / rank.
+      targets: which maps, by timm's names: `qkv`, `proj`, `fc1`, `fc2`.
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...] = ("qkv", "proj")
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """Architecture of a vision transformer.
+
+    Attributes:
+      width, depth, heads, patch: the usual sizes.
+      taps: 0-based blocks after which features are read; the last one is the last block that runs.
+      image_size: (height, width) the position embedding is for.
+      mlp_hidden: hidden channels of the MLP; None is 4 x width.
+      mlp: `mlp` or `swiglu`.
+      activation: a key of `ACTIVATIONS`.
+      eps: of the layer norms.
+      class_token: whether a class token leads; position embeddings then cover it.
+      registers: register tokens between class token and patches (without position embedding).
+      norm_before: a norm before the first block (CLIP).
+      layer_scale: factors per channel on both branches (DINOv2).
+      patch_bias, qkv_bias: whether these maps have biases.
+      lora: low-rank updates, or None.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    taps: tuple[int, ...]
+    image_size: tuple[int, int]
+    mlp_hidden: int | None = None
+    mlp: str = "mlp"
+    activation: str = "gelu"
+    eps: float = 1e-6
+    class_token: bool = True
+    registers: int = 0
+    norm_before: bool = False
+    layer_scale: bool = False
+    patch_bias: bool = True
+    qkv_bias: bool = True
+    lora: LoRA | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches in each direction."""
+        return self.image_size[0] // self.patch, self.image_size[1] // self.patch
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches."""
+        return int(self.class_token) + self.registers
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with one map for queries, keys and values."""
+
+    def __init__(self, config: ViTConfig, *, linear: Callable, rngs: nnx.Rngs):
+        self.qkv = linear("qkv", config.width, 3 * config.width, use_bias=config.qkv_bias, rngs=rngs)
+        self.output = linear("proj", config.width, config.width, rngs=rngs)
+        self.heads = config.heads
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """Each token attends to all."""
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        out = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        return self.output(out.reshape(batch, tokens, width))
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: ViTConfig, *, dtype, rngs: nnx.Rngs):
+        linear = partial(_linear, config.lora, dtype)
+        norm = partial(nnx.LayerNorm, config.width, epsilon=config.eps, dtype=dtype, rngs=rngs)
+        hidden = config.mlp_hidden or 4 * config.width
+        self.norm1 = norm()
+        self.attention = Attention(config, linear=linear, rngs=rngs)
+        self.norm2 = norm()
+        if config.mlp == "swiglu":
+            self.mlp = layers.SwiGLU(config.width, hidden, linear=linear, rngs=rngs)
+        else:
+            activation = ACTIVATIONS[config.activation]
+            self.mlp = layers.Mlp(config.width, hidden, activation=activation, linear=linear, rngs=rngs)
+        self.scale1 = layers.LayerScale(config.width) if config.layer_scale else None
+        self.scale2 = layers.LayerScale(config.width) if config.layer_scale else None
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """Attention and MLP, each with a residual."""
+        y = self.attention(self.norm1(x))
+        x = x + (y if self.scale1 is None else self.scale1(y))
+        y = self.mlp(self.norm2(x))
+        return x + (y if self.scale2 is None else self.scale2(y))
+
+
+def _linear(lora: LoRA | None, dtype, name: str, features_in: int, features_out: int, *, rngs: nnx.Rngs, **kwargs):
+    """A linear map, with a low-rank update where `lora` targets it by name."""
+    kwargs = dict(dtype=dtype, kernel_init=layers.truncated_normal, **kwargs)
+    if lora and name in lora.targets:
+        return layers.LoRALinear(features_in, features_out, rank=lora.rank, alpha=lora.alpha, rngs=rngs, **kwargs)
+    return nnx.Linear(features_in, features_out, rngs=rngs, **kwargs)
+
+
+class ViT(nnx.Module):
+    """Vision transformer without its final norm and head (Dosovitskiy et al., 2021; timm's naming of options).
+
+    The blocks are one stack `[depth, ...]`, run by a scan. Calling it gives the maps at the taps.
+    """
+
+    def __init__(self, config: ViTConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        h, w = config.grid
+        self.patch_embed = layers.PatchEmbed(
+            config.patch, config.width, use_bias=config.patch_bias, dtype=dtype, rngs=rngs
+        )
+        positions = int(config.class_token) + h * w
+        initial = layers.truncated_normal(rngs.params(), (1, positions, config.width))
+        self.position_embedding = nnx.Param(initial)
+        self.class_token = self.registers = self.norm_before = None
+        if config.class_token:
+            self.class_token = nnx.Param(1e-6 * jax.random.normal(rngs.params(), (1, 1, config.width)))
+        if config.registers:
+            self.registers = nnx.Param(1e-6 * jax.random.normal(rngs.params(), (1, config.registers, config.width)))
+        if config.norm_before:
+            self.norm_before = nnx.LayerNorm(config.width, epsilon=config.eps, dtype=dtype, rngs=rngs)
+        self.blocks = layers.stack(lambda rngs: Block(config, dtype=dtype, rngs=rngs), [config.depth], rngs)
+        self.config = config
+        self.dtype = dtype
+
+    def embed(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b n d"]:
+        """Tokens that enter the first block: class token, registers, patches.
+
+        Images of another size than the configured one get the position embedding resampled (bicubic, no antialias).
+        """
+        x = self.patch_embed(images.astype(self.dtype))
+        batch, grid = x.shape[0], x.shape[1:3]
+        x = x.reshape(batch, -1, x.shape[-1])
+        lead = int(self.config.class_token)
+        positions = resize.resize_positions(
+            self.position_embedding[...], self.config.grid, grid, prefix=lead, antialias=False
+        ).astype(self.dtype)
+        x = x + positions[:, lead:]
+        tokens = []
+        if self.class_token is not None:
+            tokens.append(self.class_token[...].astype(self.dtype) + positions[:, :1])
+        if self.registers is not None:
+            tokens.append(self.registers[...].astype(self.dtype))
+        x = jnp.concatenate([jnp.broadcast_to(t, (batch, *t.shape[1:])) for t in tokens] + [x], axis=1)
+        return x if self.norm_before is None else self.norm_before(x)
+
+    def __call__(self, images: Float[Array, "b H W 3"]) -> tuple[Float[Array, "b h w d"], ...]:
+        """The patch tokens after each tapped block, as maps, before any final norm."""
+        grid = images.shape[1] // self.config.patch, images.shape[2] // self.config.patch
+        x = self.embed(images)
+        maps, start = [], 0
+        for tap in self.config.taps:
+            x, _ = jax.lax.scan(lambda x, block: (block(x), None), x, layers.take(self.blocks, slice(start, tap + 1)))
+            maps.append(x[:, self.config.prefix :].reshape(x.shape[0], *grid, -1))
+            start = tap + 1
+        return tuple(maps)

@@ -98,6 +98,7 @@ class DecodeHeads(nnx.Module):
         self.trunk = layers.stack(create, [len(channels)], rngs)
         fused = width // levels * levels
         init = layers.torch_uniform(fused)
+        self.tasks = tuple(channels)
         self.output = nnx.Dict(
             {
                 task: nnx.Linear(fused, outputs, dtype=dtype, kernel_init=init, bias_init=init, rngs=rngs)
@@ -115,7 +116,7 @@ class DecodeHeads(nnx.Module):
             self.trunk.norm.mean[...] = mean
             self.trunk.norm.var[...] = var
         predictions = {}
-        for index, (task, output) in enumerate(self.output.items()):
-            logits = output(x[index]).astype(jnp.float32)
+        for index, task in enumerate(self.tasks):
+            logits = self.output[task](x[index]).astype(jnp.float32)
             predictions[task] = resize.resize_bilinear(logits, image_size)
         return predictions

@@ -16,7 +16,7 @@ exact_gelu = partial(jax.nn.gelu, approximate=False)
 
 
 def torch_uniform(fan_in: int) -> Callable:
-    """PyTorch's default initialiser of linear and convolution weights and biases: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    """PyTorch's default for weights and biases of linear maps and convolutions: U(+-1/sqrt(fan_in))."""
     bound = fan_in**-0.5
 
     def init(key, shape, dtype=jnp.float32):

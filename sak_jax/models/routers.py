@@ -11,8 +11,8 @@ from sak_jax.models import layers
 class MixtureOfRepresentations(nnx.Module):
     """Weighs the experts for one task at one tap (MoR; SAK, section 3.2).
 
-    The experts are the stem's tokens, then each teacher's student feature. One weight vector an image; with noisy gating
-    training draws the noise per spatial position.
+    The experts are the stem's tokens, then each teacher's student feature. One weight vector an image; with noisy
+    gating training draws the noise per spatial position.
     """
 
     def __init__(self, width: int, experts: int, *, noisy_gating: bool, dtype, rngs: nnx.Rngs):

@@ -146,13 +146,11 @@ class ViT(nnx.Module):
         positions = int(config.class_token) + h * w
         initial = layers.truncated_normal(rngs.params(), (1, positions, config.width))
         self.position_embedding = nnx.Param(initial)
-        self.class_token = self.registers = self.norm_before = None
-        if config.class_token:
-            self.class_token = nnx.Param(1e-6 * jax.random.normal(rngs.params(), (1, 1, config.width)))
-        if config.registers:
-            self.registers = nnx.Param(1e-6 * jax.random.normal(rngs.params(), (1, config.registers, config.width)))
-        if config.norm_before:
-            self.norm_before = nnx.LayerNorm(config.width, epsilon=config.eps, dtype=dtype, rngs=rngs)
+        token = lambda count: nnx.Param(1e-6 * jax.random.normal(rngs.params(), (1, count, config.width)))  # noqa: E731
+        self.class_token = token(1) if config.class_token else None
+        self.registers = token(config.registers) if config.registers else None
+        norm = nnx.LayerNorm(config.width, epsilon=config.eps, dtype=dtype, rngs=rngs) if config.norm_before else None
+        self.norm_before = norm
         self.blocks = layers.stack(lambda rngs: Block(config, dtype=dtype, rngs=rngs), [config.depth], rngs)
         self.config = config
         self.dtype = dtype

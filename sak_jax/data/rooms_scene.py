@@ -27,7 +27,7 @@ FLOOR, CEILING, FIRST_WALL, FIRST_OBJECT = 0, 1, 2, 6
 # Columns of `Scene.primitives`.
 KIND, CENTRE, HALF, YAW, INSTANCE, CLASS, PART, MATERIAL, CASTS = 0, slice(1, 4), slice(4, 7), 7, 8, 9, 10, 11, 12
 
-_FREQUENT = (*FURNITURE, "bed", "table", "chair", "sofa", "sofa", "cabinet", "cabinet")
+_FREQUENT = (*FURNITURE, "person", "plant", "bed", "table", "chair", "sofa", "sofa", "cabinet", "cabinet")
 _HUES = {"plant": 0.32, "floor": 0.08, "door": 0.09, "table": 0.08, "cabinet": 0.09}
 
 

@@ -1,0 +1,162 @@
+"""From a data source to batches: shuffling, transforms, batching, processes and hosts, on Grain.
+
+What batch k holds depends on the source, the transform, the seed and the global batch size alone: not on workers,
+prefetching or the number of hosts. The state of an iterator is therefore the number of batches taken from it.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+
+from sak_jax.data.transforms import Transform
+from sak_jax.errors import UserError
+
+
+class Batches(grain.DatasetIterator):
+    """An iterator over the batches of one process, with `get_state` and `set_state` as Grain's (and so Orbax's).
+
+    `next` raises the UserError of a source or a transform as it was raised, from threads and worker processes alike.
+    `len` is the number of batches in all: for training so many that there is no end.
+    """
+
+    def __init__(self, dataset: grain.MapDataset, workers: int, prefetch: int):
+        super().__init__()
+        self._dataset = dataset
+        self._workers = workers
+        self._prefetch = prefetch
+        self._next_batch = 0
+        self._batches: Iterator | None = None
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        if self._next_batch >= len(self):
+            raise StopIteration
+        if self._batches is None:
+            self._batches = _read(self._dataset[self._next_batch :], self._workers, self._prefetch)
+        batch = next(self._batches)
+        self._next_batch += 1
+        if self._workers > 0:  # Out of shared memory, which would otherwise live, and complain, until the very end.
+            batch = {name: np.array(value) for name, value in batch.items()}
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """The number of batches taken."""
+        return {"next_batch": self._next_batch}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Continues as after `state["next_batch"]` batches, on any number of workers and hosts."""
+        self._stop()
+        self._next_batch = int(state["next_batch"])
+
+    def close(self) -> None:
+        """Ends threads and worker processes. Idempotent; a later `next` starts them again."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+    def __str__(self) -> str:
+        return f"Batches(next_batch={self._next_batch})"
+
+
+def train_batches(
+    source: Sequence,
+    transform: Transform,
+    batch_size: int,
+    seed: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    prefetch: int = 2,
+) -> Batches:
+    """Endless shuffled batches, every epoch in a new order; epochs run on through batches.
+
+    Args:
+      source: samples by index (a Grain random access data source).
+      transform: function of (sample, generator); the generator depends on the seed and the sample's place in the order.
+      batch_size: samples of the global batch.
+      seed: decides order and augmentation.
+      process_index: which process this is, of
+      process_count: so many, each of which gets its consecutive slice of every global batch.
+      workers: worker processes; 0 reads in threads of this process.
+      prefetch: batches made ahead (by each worker); 0 makes them when asked, in the caller's thread.
+
+    Returns:
+      An iterator over dicts of arrays [batch_size / process_count, ...]; `id` is dropped.
+
+    Raises:
+      UserError: the source is empty, or the batch cannot be shared evenly.
+    """
+    local = _local_batch(source, batch_size, process_count)
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(transform).map(_arrays)
+    return Batches(dataset.batch(local)[process_index::process_count], workers, prefetch)
+
+
+def evaluation_batches(
+    source: Sequence,
+    transform: Transform,
+    batch_size: int,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    prefetch: int = 2,
+) -> Batches:
+    """Every sample once, in order, in full batches; every process gets the same number of batches.
+
+    Arguments are those of `train_batches`. Batches also carry `index`, int32 [b], the sample's place in the source,
+    and `mask`, bool [b], which is False for rows that only fill the last batch (they repeat the last sample) and for
+    samples that could not be read under `on_error="skip"`.
+
+    Raises:
+      UserError: the source is empty, or the batch cannot be shared evenly.
+    """
+    local = _local_batch(source, batch_size, process_count)
+    batches = -(-len(source) // batch_size)
+    dataset = grain.MapDataset.range(batches * batch_size).map(functools.partial(_evaluation_sample, source, transform))
+    return Batches(dataset.batch(local)[process_index::process_count], workers, prefetch)
+
+
+def _local_batch(source: Sequence, batch_size: int, process_count: int) -> int:
+    if len(source) == 0:
+        raise UserError("the data source holds no samples: check the split file and data.root")
+    if batch_size <= 0 or batch_size % process_count:
+        raise UserError(f"batch_size {batch_size} must be a positive multiple of the {process_count} processes")
+    return batch_size // process_count
+
+
+def _arrays(sample: dict) -> dict[str, np.ndarray]:
+    return {key: value for key, value in sample.items() if key not in ("id", "skipped")}
+
+
+def _evaluation_sample(source: Sequence, transform: Transform, index: int) -> dict[str, np.ndarray]:
+    real = min(int(index), len(source) - 1)
+    sample = transform(source[real], None)
+    mask = int(index) == real and not sample.get("skipped", False)
+    return _arrays(sample) | {"mask": np.array(mask), "index": np.array(real, np.int32)}
+
+
+def _read(dataset: grain.MapDataset, workers: int, prefetch: int) -> grain.DatasetIterator:
+    _one_thread()
+    if workers > 0:
+        # Batches are made before they are dealt out to the workers, so that their number changes nothing.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers read flags; used as a library, nobody has parsed them.
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(1, prefetch))
+        iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        return iter(iterable.mp_prefetch(options, worker_init_fn=_one_thread))
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)))
+
+
+def _one_thread(*_) -> None:
+    """Keeps OpenCV from starting threads of its own beside the pipeline's."""
+    cv2.setNumThreads(1)

@@ -5,6 +5,8 @@ A pixel's ray is `origin + t * direction` with the direction's component along t
 shadow rays only inside the cone from the light around the primitive's bounding sphere.
 """
 
+import math
+
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -48,12 +50,13 @@ class _Solid:
         self.kind = int(row[layout.KIND])
         self.x, self.y, self.z = row[layout.CENTRE]
         self.hx, self.hy, self.hz = row[layout.HALF]
-        self.cosine, self.sine = float(np.cos(row[layout.YAW])), float(np.sin(row[layout.YAW]))
-        self.radius = float(np.sqrt(self.hx**2 + self.hy**2 + self.hz**2))
-        if self.kind != BOX:
+        self.cosine, self.sine = math.cos(row[layout.YAW]), math.sin(row[layout.YAW])
+        if self.kind == BOX:
+            self.radius = math.hypot(self.hx, self.hy, self.hz)
+        elif self.kind == CYLINDER:
+            self.radius = math.hypot(max(self.hx, self.hy), self.hz)
+        else:
             self.radius = max(self.hx, self.hy, self.hz)
-            if self.kind == CYLINDER:
-                self.radius = float(np.hypot(max(self.hx, self.hy), self.hz))
 
     def interval(self, origin, dx, dy, dz):
         x, y, z = origin[0] - self.x, origin[1] - self.y, origin[2] - self.z
@@ -223,19 +226,25 @@ def _light(solids, light: list[float], point, normal) -> np.ndarray:
     towards = point - np.float32(position)
     distance = np.sqrt(np.einsum("nk,nk->n", towards, towards))
     lambert = -np.einsum("nk,nk->n", towards, normal) / distance
-    lit = lambert > 0
+    facing = np.flatnonzero(lambert > 0)
+    rays, reach = np.ascontiguousarray(towards[facing].T), distance[facing]
+    # The ray ends on a surface; what it meets within a millimetre or so of its end is that surface.
+    end = 1 - 2e-3 / reach
+    lit = np.ones(len(facing), bool)
+    x, y, z = rays / reach
     for solid in solids:
-        centre = np.float32([solid.x - position[0], solid.y - position[1], solid.z - position[2]])
-        span = float(centre @ centre)
-        cone = np.sqrt(max(span - solid.radius**2, 0.0))
-        candidates = np.flatnonzero(lit & (towards @ centre > np.float32(cone) * distance) if cone else lit)
-        if not len(candidates):
-            continue
-        enter, leave = solid.interval(position, *towards[candidates].T)
-        # The ray ends on a surface; what it meets within a millimetre or so of its end is that surface.
-        blocked = (enter < leave) & (enter < 1 - 2e-3 / distance[candidates]) & (leave > 0)
-        lit[candidates[blocked]] = False
-    return np.where(lit, lambert, 0) / (1 + (distance / 2.5) ** 2)
+        cx, cy, cz = solid.x - position[0], solid.y - position[1], solid.z - position[2]
+        # A light within the bounding sphere has no cone: every ray is tested.
+        span = cx * cx + cy * cy + cz * cz - solid.radius**2
+        # Written out, because a threaded BLAS product of this shape costs far more than it does.
+        inside = np.flatnonzero(lit & (cx * x + cy * y + cz * z > math.sqrt(span)) if span > 0 else lit)
+        if len(inside):
+            enter, leave = solid.interval(position, *rays[:, inside])
+            lit[inside[(enter < leave) & (enter < end[inside]) & (leave > 0)]] = False
+    bright = facing[lit]
+    light_in = np.zeros_like(lambert)
+    light_in[bright] = lambert[bright] / (1 + (distance[bright] / 2.5) ** 2)
+    return light_in
 
 
 def shade(scene: layout.Scene, surfaces: dict[str, np.ndarray], rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
@@ -258,7 +267,7 @@ def shade(scene: layout.Scene, surfaces: dict[str, np.ndarray], rng: np.random.G
 def camera_normals(scene: layout.Scene, normal: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
     """World normals in the camera's frame: x right, y up, z towards the camera."""
     axes = camera_axes(scene.camera) * [[1], [-1], [-1]]
-    return normal @ axes.T.astype(np.float32)
+    return np.einsum("hwk,ck->hwc", normal, axes.astype(np.float32))
 
 
 def boundaries(instance: np.ndarray) -> Float[np.ndarray, "H W"]:

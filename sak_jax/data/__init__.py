@@ -1,1 +1,72 @@
-"""Tasks, transforms, the input pipeline, and one module a data set."""
+"""Tasks, transforms, the input pipeline, and one module a data set; `create_source` makes the one a config names."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from sak_jax.errors import UserError
+
+Source = Sequence
+Size = tuple[int, int]
+
+
+def create_source(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
+    """The data source that `config.data` names.
+
+    Args:
+      data: `config.data`. `name` is a key of `DATASETS`; the other keys are read by the data set: `root`, `on_error`
+        ("raise" or "skip"), `resize` (shrink larger images to fit `image_size`) and those of its own.
+      split: "train" or "val".
+      tasks: names of the labels wanted; none for stage 1.
+      image_size: height and width that samples will be brought to.
+
+    Returns:
+      A Grain random access data source.
+
+    Raises:
+      UserError: an unknown name, and whatever the data set finds wrong at the start.
+    """
+    name = data.get("name", "")
+    if name not in DATASETS:
+        raise UserError(f"data.name={name!r} is unknown; the data sets are {', '.join(DATASETS)}")
+    return DATASETS[name](data, split, tuple(tasks), tuple(image_size))
+
+
+def _rooms(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
+    from sak_jax.data.rooms import Rooms
+
+    length = data.get(f"{split}_length", 0)
+    if length <= 0:
+        raise UserError(f"data.{split}_length={length} must be the positive number of scenes of the split {split!r}")
+    return Rooms(split, length, size=image_size, seed=data.get("seed", 0), tasks=tasks, cache=data.get("cache", False))
+
+
+def _camvid(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
+    from sak_jax.data.camvid import CamVid
+
+    return CamVid(_root(data), split, tasks, **_options(data, image_size))
+
+
+def _folder(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
+    from sak_jax.data.folder import Folder
+
+    if split not in data:
+        raise UserError(f"data.{split} is missing: for data.name='folder' it holds the patterns of images and labels")
+    encodings, classes = data.get("encodings", {}), data.get("classes", {})
+    return Folder(_root(data), data[split], tasks, encodings, classes, **_options(data, image_size))
+
+
+DATASETS: dict[str, Callable[[Mapping, str, Sequence[str], Size], Source]] = {
+    "rooms": _rooms,
+    "camvid": _camvid,
+    "folder": _folder,
+}
+"""A new data set is one module and one entry here; modules are imported when they are asked for."""
+
+
+def _root(data: Mapping) -> str:
+    if not data.get("root"):
+        raise UserError(f"data.root is not set: give the folder of {data['name']} with --config.data.root=DIR")
+    return data["root"]
+
+
+def _options(data: Mapping, image_size: Size) -> dict:
+    return {"on_error": data.get("on_error", "raise"), "fit": image_size if data.get("resize", False) else None}

@@ -1,0 +1,205 @@
+"""Boundary scores (odsF, oisF, AP) of a folder of predictions, the BSDS benchmark without MATLAB.
+
+    python tools/evaluate_boundaries.py --predictions=DIR --labels=DIR --max_distance=0.011 --protocol=sak
+
+Predictions are 8-bit grey `{id}.png`. The label of each is `{id}.png`, a boundary map (non-zero is boundary), or
+`{id}.npy`, a label map whose regions' boundaries are the truth. See `sak_jax.metrics.boundary` for what is computed.
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import json
+import os
+import struct
+import sys
+import time
+import zlib
+
+import numpy as np
+from etils import epath
+from PIL import Image
+from tqdm import tqdm
+
+from sak_jax.errors import UserError
+from sak_jax.metrics import boundary
+
+_UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message} (--help lists the flags)")
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--predictions", required=True, metavar="DIR", help="folder of {id}.png, 0..255 for 0..1")
+    parser.add_argument("--labels", required=True, metavar="DIR", help="folder of {id}.png or {id}.npy")
+    parser.add_argument(
+        "--max_distance",
+        required=True,
+        type=float,
+        metavar="FRACTION",
+        help="reach of a match as a fraction of the image's diagonal: 0.011 for NYUD-v2, 0.0075 for PASCAL-Context",
+    )
+    parser.add_argument(
+        "--protocol", required=True, choices=list(boundary.PROTOCOLS), help="their scores are not comparable"
+    )
+    parser.add_argument(
+        "--truth",
+        default="boundary",
+        choices=list(boundary.TRUTHS),
+        help="what becomes of a {id}.png: 'boundary' (default) thins it; 'label_map' takes it for a label map, which "
+        "outlines each curve first, as published scores on NYUD-v2 do; {id}.npy is a label map always",
+    )
+    parser.add_argument("--output", metavar="FILE.json", help="where the scores and the counts per threshold are put")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a processor)")
+    arguments = parser.parse_args(argv)
+    if not 0 <= arguments.max_distance <= 1:
+        raise UserError(f"--max_distance={arguments.max_distance} is not a fraction of the diagonal; give 0.011 or so")
+    if arguments.workers < 1:
+        raise UserError(f"--workers={arguments.workers} must be 1 or more")
+    return arguments
+
+
+def _pair_up(predictions: str, labels: str) -> list[tuple[epath.Path, epath.Path]]:
+    """(prediction, label) of every image, by name; a label without a prediction is reported and left out."""
+    for flag, folder in (("--predictions", predictions), ("--labels", labels)):
+        if not epath.Path(folder).is_dir():
+            raise UserError(f"{flag}={folder} is not a folder; give the one that holds the {flag[2:]}")
+    predicted = {path.stem: path for path in sorted(epath.Path(predictions).glob("*.png"))}
+    if not predicted:
+        raise UserError(f"--predictions={predictions} holds no PNG file; it should hold one for each image")
+    labelled: dict[str, epath.Path] = {}
+    for path in sorted(epath.Path(labels).iterdir()):
+        if path.suffix in (".png", ".npy"):
+            if path.stem in labelled:
+                raise UserError(f"{path} and {labelled[path.stem].name} both label one image; remove one of them")
+            labelled[path.stem] = path
+    missing = [path for name, path in predicted.items() if name not in labelled]
+    if missing:
+        more = f" ({len(missing) - 1} more lack one too)" if len(missing) > 1 else ""
+        raise UserError(f"{missing[0]} has no label {missing[0].stem}.png or {missing[0].stem}.npy in {labels}{more}")
+    unpredicted = sorted(labelled.keys() - predicted.keys())
+    if unpredicted:
+        print(
+            f"note: {len(unpredicted)} labels have no prediction and do not count, {labelled[unpredicted[0]]} first",
+            file=sys.stderr,
+        )
+    return [(path, labelled[name]) for name, path in predicted.items()]
+
+
+def _read(path: epath.Path, kind: str) -> np.ndarray:
+    """A two-dimensional array from a PNG or NPY file."""
+    try:
+        with path.open("rb") as file:
+            if path.suffix == ".npy":
+                array = np.lib.format.read_array(file, allow_pickle=False)
+            else:
+                with Image.open(file) as image:
+                    array = np.asarray(image)
+    except _UNREADABLE as error:
+        reason = str(error).replace(str(path), "").splitlines() or [type(error).__name__]
+        raise UserError(f"{path} cannot be read ({reason[0]}); write this {kind} again") from error
+    if array.ndim != 2:
+        raise UserError(f"{path} has the shape {array.shape}; a {kind} is one map, height x width, without colours")
+    return array
+
+
+def _evaluate_files(
+    paths: tuple[epath.Path, epath.Path], *, max_distance: float, protocol: str, truth: str
+) -> np.ndarray:
+    prediction_path, label_path = paths
+    prediction, label = _read(prediction_path, "prediction"), _read(label_path, "label")
+    if prediction.dtype != np.uint8:
+        raise UserError(f"{prediction_path} holds {prediction.dtype}; save predictions as 8-bit grey, 0..255 for 0..1")
+    if prediction.shape != label.shape:
+        sizes = ["{} x {}".format(*array.shape) for array in (prediction, label)]
+        raise UserError(f"{prediction_path} is {sizes[0]} but its label {label_path} is {sizes[1]}; sizes must agree")
+    if min(prediction.shape) < 2:
+        raise UserError(f"{prediction_path} is less than 2 pixels high or wide; there is no boundary to score")
+    if label_path.suffix == ".npy":
+        thin_truth = boundary.boundary_of_labels(label)
+    else:
+        thin_truth = boundary.truth_of_boundary(label != 0, truth)
+    return boundary.evaluate_image(prediction, thin_truth, max_distance, protocol)
+
+
+def _evaluate_all(pairs: list, evaluate, workers: int) -> tuple[np.ndarray, np.ndarray]:
+    """`counts` and `best` as `boundary.scores` takes them, over all images."""
+    counts = np.zeros((len(boundary.THRESHOLDS), len(boundary.COUNTS)), np.int64)
+    best = np.zeros(len(boundary.COUNTS), np.int64)
+    workers = min(workers, len(pairs))
+    with tqdm(total=len(pairs), unit="image", disable=None) as progress:
+
+        def add(image_counts):
+            nonlocal counts, best
+            counts += image_counts
+            best += boundary.best_counts(image_counts)
+            progress.update()
+
+        if workers == 1:
+            for pair in pairs:
+                add(evaluate(pair))
+            return counts, best
+        with boundary.worker_pool(workers) as pool:
+            pending = [pool.submit(evaluate, pair) for pair in pairs]
+            try:
+                for done in concurrent.futures.as_completed(pending):
+                    add(done.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return counts, best
+
+
+def _write(path: epath.Path, content: dict) -> None:
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
+    try:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.rename(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"--output={path} cannot be written ({error.strerror or error})") from error
+
+
+def run(argv: list[str] | None) -> None:
+    """Evaluates, prints the scores and writes `--output`; `UserError` for whatever the user can mend."""
+    arguments = _arguments(argv)
+    output = epath.Path(arguments.output) if arguments.output else None
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        raise UserError(f"--output={output} must be a file in a folder that exists")
+    pairs = _pair_up(arguments.predictions, arguments.labels)
+    settings = {
+        "protocol": arguments.protocol,
+        "max_distance": arguments.max_distance,
+        "truth": arguments.truth,
+    }
+    start = time.monotonic()
+    counts, best = _evaluate_all(pairs, functools.partial(_evaluate_files, **settings), arguments.workers)
+    if not counts[0, 1]:
+        raise UserError(f"--labels={arguments.labels}: not one boundary pixel in {len(pairs)} labels; are they right?")
+    scores = boundary.scores(counts, best)
+    line = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    print(f"{line}  ({len(pairs)} images, {time.monotonic() - start:.1f} s)")
+    if output is not None:
+        _write(
+            output,
+            scores
+            | settings
+            | {
+                "images": len(pairs),
+                "thresholds": boundary.THRESHOLDS.tolist(),
+                "count_columns": boundary.COUNTS,
+                "counts": counts.tolist(),
+            },
+        )
+
+
+if __name__ == "__main__":
+    try:
+        run(None)
+    except UserError as error:
+        print(f"evaluate_boundaries: {error}", file=sys.stderr)
+        sys.exit(2)

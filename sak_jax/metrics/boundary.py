@@ -99,13 +99,13 @@ def evaluate_image(
 
     counts = np.zeros((len(THRESHOLDS), len(COUNTS)), np.int64)
     counts[:, 1] = len(truth)
-    pixels = candidates
+    before = -1
     for row in range(len(THRESHOLDS)):
-        above = candidates[strength * 100 >= 255 * (row + 1)]
-        if row and len(above) == len(pixels):
+        pixels = candidates[strength * 100 >= 255 * (row + 1)]
+        if len(pixels) == before:
             counts[row] = counts[row - 1]  # the same pixels, hence the same result
             continue
-        pixels = above
+        before = len(pixels)
         predicted = thinner(pixels)
         matched = matcher(predicted)
         counts[row, [0, 2, 3]] = matched, matched, len(predicted)

@@ -12,8 +12,9 @@ def create_source(data: Mapping, split: str, tasks: Sequence[str], image_size: S
     """The data source that `config.data` names.
 
     Args:
-      data: `config.data`. `name` is a key of `DATASETS`; the other keys are read by the data set: `root`, `on_error`
-        ("raise" or "skip"), `resize` (shrink larger images to fit `image_size`) and those of its own.
+      data: `config.data`. `name` is a key of `DATASETS`; the other keys are read by the data set: `root`
+        (`data/<name>` if empty), `on_error` ("raise" or "skip"), `resize` (shrink larger images to fit `image_size`)
+        and those of its own.
       split: "train" or "val".
       tasks: names of the labels wanted; none for stage 1.
       image_size: height and width that samples will be brought to.
@@ -54,8 +55,39 @@ def _folder(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -
     return Folder(_root(data), data[split], tasks, encodings, classes, **_options(data, image_size))
 
 
+def _nyud(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
+    from sak_jax.data.nyud import NYUD
+
+    return _files_or_prepared(NYUD, data, split, tasks, image_size)
+
+
+def _pascal_context(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
+    from sak_jax.data.pascal_context import PASCALContext
+
+    return _files_or_prepared(PASCALContext, data, split, tasks, image_size)
+
+
+def _imagenet(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
+    from sak_jax.data.imagenet import ImageNet
+
+    return _files_or_prepared(ImageNet, data, split, tasks, image_size)
+
+
+def _files_or_prepared(dataset: type, data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
+    """ArrayRecord if `data.root` holds it, else the original files."""
+    from sak_jax.data.arrayrecord import Prepared, find_prepared
+
+    prepared = find_prepared(_root(data))
+    if prepared is not None:
+        return Prepared(prepared, split, tasks, **_options(data, image_size))
+    return dataset(_root(data), split, tasks, **_options(data, image_size))
+
+
 DATASETS: dict[str, Callable[[Mapping, str, Sequence[str], Size], Source]] = {
     "rooms": _rooms,
+    "nyud": _nyud,
+    "pascal_context": _pascal_context,
+    "imagenet": _imagenet,
     "camvid": _camvid,
     "folder": _folder,
 }
@@ -63,9 +95,7 @@ DATASETS: dict[str, Callable[[Mapping, str, Sequence[str], Size], Source]] = {
 
 
 def _root(data: Mapping) -> str:
-    if not data.get("root"):
-        raise UserError(f"data.root is not set: give the folder of {data['name']} with --config.data.root=DIR")
-    return data["root"]
+    return data.get("root") or f"data/{data['name']}"
 
 
 def _options(data: Mapping, image_size: Size) -> dict:

@@ -42,7 +42,7 @@ class FileSource:
         if on_error not in ON_ERROR:
             raise UserError(f"data.on_error={on_error!r} must be one of {', '.join(ON_ERROR)}")
         self.name = name
-        self.ids = list(ids)
+        self.ids = ids
         self.tasks = tuple(tasks)
         self._fit = tuple(fit) if fit else None
         self._record = None
@@ -79,13 +79,13 @@ class FileSource:
         sample = self._load(index)
         size = sample["image"].shape[:2]
         for key, value in sample.items():
-            if value.shape[:2] != size:
+            if key != "id" and value.shape[:2] != size:
                 raise UserError(
                     f"{self.name}: the {key} labels of {self.ids[index]} are {_times(value.shape[:2])}, "
                     f"its image is {_times(size)}"
                 )
         sample = self._derive(shrink(sample, self._fit) if self._fit else sample)
-        return sample | {"id": self.ids[index]}
+        return {"id": str(self.ids[index])} | sample
 
     def _skip(self, index: int, message: str) -> None:
         if index in self._seen:
@@ -108,7 +108,7 @@ class FileSource:
         if not problems:
             return
         if self._record is None or len(problems) == len(self.ids):
-            raise UserError(f"{self.name}: {join(problems.values())}")
+            raise UserError(f"{self.name}: {join(dict.fromkeys(problems.values()))}")
         for index, sample_id in enumerate(self.ids):
             if sample_id in problems:
                 self._skip(index, problems[sample_id])

@@ -1,0 +1,183 @@
+"""Samples as TFDS examples in ArrayRecord files: how they are encoded, and the data source that reads them back.
+
+Nothing is lost: `decode(encode(sample))` equals the sample bit for bit. Reading needs no TensorFlow.
+"""
+
+import os
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+from etils import epath
+
+from sak_jax.data import files
+from sak_jax.data.sources import FileSource, check_samples
+from sak_jax.errors import UserError
+
+_INFO = "dataset_info.json"
+_MAPS = ("semseg", "human_parts", "sal", "edge")
+
+
+def features(tasks: Sequence[str], image_format: str) -> tfds.features.FeaturesDict:
+    """The features of examples with the given labels; `image_format` is "png" or "jpeg"."""
+    kinds = {"id": tfds.features.Text(), "image": tfds.features.Image(encoding_format=image_format)}
+    for task in tasks:
+        if task == "depth":
+            raw = tfds.features.Encoding.BYTES
+            kinds[task] = tfds.features.Tensor(shape=(None, None), dtype=np.float32, encoding=raw)
+        else:
+            channels = 1 if task in _MAPS else 4
+            kinds[task] = tfds.features.Image(shape=(None, None, channels), encoding_format="png")
+    if "human_parts" in tasks:
+        kinds["shows_people"] = tfds.features.Scalar(np.bool_)
+    return tfds.features.FeaturesDict(kinds)
+
+
+def encode(sample: dict[str, np.ndarray], image: bytes) -> dict[str, object]:
+    """A sample as an example.
+
+    Boundaries are stored in steps of 1/255, normals in steps of 2/255 with their validity in a fourth channel.
+
+    Args:
+      sample: image, id and labels.
+      image: the image's file.
+
+    Raises:
+      UserError: the labels do not fit what is stored, so that reading would not give them back.
+    """
+    example = {"id": sample["id"], "image": image}
+    for task, label in sample.items():
+        if task in ("id", "image"):
+            continue
+        if task == "depth":
+            example[task] = label
+        elif task == "normals":
+            valid = label.any(axis=-1)
+            colours = np.where(valid[..., None], np.rint((label + 1) * 127.5), 0).astype(np.uint8)
+            example[task] = _png(np.dstack([colours, np.where(valid, 255, 0).astype(np.uint8)]))
+        else:
+            example[task] = _png(np.rint(label * 255).astype(np.uint8) if task == "edge" else label)
+    decoded = decode(example, tuple(key for key in sample if key not in ("id", "image")), sample["id"])
+    for key, value in sample.items():
+        if not np.array_equal(decoded[key], value):
+            raise UserError(f"{key} of {sample['id']} cannot be stored without loss")
+    return example
+
+
+def _png(array: np.ndarray) -> bytes:
+    return cv2.imencode(".png", array)[1].tobytes()
+
+
+def decode(example: dict[str, object], tasks: Sequence[str], name: str) -> dict[str, object]:
+    """The sample of an example; `name` is for errors."""
+    sample_id = example.get("id", example.get("file_name", name))
+    sample = {
+        "id": sample_id.decode() if isinstance(sample_id, bytes) else sample_id,
+        "image": files.decode_image(example["image"], name),
+    }
+    for task in tasks:
+        value = example[task]
+        if task == "depth":
+            sample[task] = value
+        elif task == "normals":
+            pixels = cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_UNCHANGED)
+            normals = files.decode_normals(np.ascontiguousarray(pixels[..., :3]))
+            normals[pixels[..., 3] == 0] = 0
+            sample[task] = normals
+        else:
+            label = files.decode_label(value, name)
+            sample[task] = label / np.float32(255) if task == "edge" else label
+    return sample
+
+
+def find_prepared(root: os.PathLike | str) -> epath.Path | None:
+    """The newest folder with TFDS's metadata at, one or two levels below `root`; None if there is none."""
+    root = epath.Path(root).expanduser()
+    for pattern in (_INFO, f"*/{_INFO}", f"*/*/{_INFO}"):
+        found = sorted(root.glob(pattern)) if root.is_dir() else []
+        if found:
+            return found[-1].parent
+    return None
+
+
+class Prepared(FileSource):
+    """A Grain random access data source of what `tools/prepare_data.py` wrote, or TFDS as "array_record".
+
+    Args:
+      directory: the folder with `dataset_info.json`.
+      split: "train" or "val" (TFDS's "validation").
+      tasks: labels wanted.
+      on_error: "raise", or "skip" damaged samples.
+      fit: shrink to fit into this height and width.
+
+    Raises:
+      UserError: no such split or labels, another file format, files that are missing, truncated or short of samples.
+    """
+
+    def __init__(
+        self,
+        directory: os.PathLike | str,
+        split: str,
+        tasks: Sequence[str] = (),
+        on_error: str = "raise",
+        fit: tuple[int, int] | None = None,
+    ):
+        self._directory = directory
+        info = tfds.builder_from_directory(self._directory).info
+        self._split = "validation" if split == "val" and "val" not in info.splits else split
+        if self._split not in info.splits:
+            raise UserError(f"{directory}: has no split {split!r}; it has {', '.join(info.splits)}")
+        if info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+            raise UserError(
+                f"{directory}: is stored as {info.file_format.value}, not as array_record; prepare it again"
+            )
+        missing = [task for task in tasks if task not in info.features]
+        if missing:
+            raise UserError(f"{directory}: has no labels for {missing[0]!r}; it has {', '.join(info.features)}")
+        self._examples = None
+        shards = info.splits[self._split]
+        self._shards = dict(zip(shards.filepaths, shards.shard_lengths, strict=True))
+        self._encoded = [name for name, kind in info.features.items() if isinstance(kind, tfds.features.Image)]
+        super().__init__(f"{directory} {split}", range(sum(self._shards.values())), tasks, on_error, fit)
+        damaged = check_samples(list(self._shards), self._check_shard)
+        self._drop({record: damaged[path] for record in self.ids if (path := self._shard_of(record)) in damaged})
+        if self.tasks == ("human_parts",):
+            self.ids = [record for record in self.ids if self._read(record)["shows_people"]]
+
+    def _check_shard(self, path: epath.Path) -> str | None:
+        if not path.is_file():
+            return f"{path} is missing"
+        try:
+            found = array_record_module.ArrayRecordReader(os.fspath(path)).num_records()
+        except (RuntimeError, ValueError, OSError) as error:
+            return f"{path}: is not a whole ArrayRecord file ({str(error).splitlines()[0]})"
+        return None if found == self._shards[path] else f"{path}: holds {found} samples instead of {self._shards[path]}"
+
+    def _shard_of(self, record: int) -> epath.Path:
+        end = 0
+        for path, length in self._shards.items():
+            end += length
+            if record < end:
+                return path
+        raise IndexError(record)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_examples": None}
+
+    def _read(self, record: int) -> dict[str, object]:
+        if self._examples is None:
+            # Pictures stay encoded: `decode` treats them as the files they were, with the same result.
+            decoders = {name: tfds.decode.SkipDecoding() for name in self._encoded}
+            builder = tfds.builder_from_directory(self._directory)
+            self._examples = builder.as_data_source(split=self._split, decoders=decoders)
+        try:
+            return self._examples[record]
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"{self._shard_of(record)}: record {record} cannot be read ({reason})") from error
+
+    def _load(self, index: int) -> dict[str, object]:
+        record = self.ids[index]
+        return decode(self._read(record), self.tasks, f"{self._shard_of(record)}, record {record}")

@@ -1,0 +1,219 @@
+"""PASCAL-Context: 4998 training and 5105 validation photographs with five tasks.
+
+The folder as the multi-task literature passes it on (ASTMT, InvPT, SAK):
+
+  JPEGImages/{id}.jpg                      ImageSets/Context/{train,val}.txt
+  semseg/VOC12/{id}.png, else semseg/pascal-context/{id}.png      21 classes, 255 = void
+  pascal-context/trainval/{id}.mat         `LabelMap`: boundaries, and where normals hold
+  human_parts/{id}.mat                     `anno`: objects, their masks and parts
+  ImageSets/Parts/{train,val}.txt          JSON, the object classes in each image (written if missing)
+  sal_distill/{id}.png                     normals_distill/{id}.png, with json/{nyu,context}_classes.json
+"""
+
+import json
+import os
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from absl import logging
+from etils import epath
+from jaxtyping import Float32, Integer, UInt8
+
+from sak_jax.data import files
+from sak_jax.data.sources import FileSource, check_files, check_samples, find_root, read_split
+from sak_jax.errors import UserError
+from sak_jax.metrics.boundary_maps import thin
+
+CLASSES = 21
+COUNTS = {"train": 4998, "val": 5105}
+ORIGIN = "the Google Drive folder linked at github.com/innovator-zero/SAK (PASCAL-Context)"
+TASKS = ("semseg", "human_parts", "sal", "normals", "edge")
+
+PERSON = 15
+PARTS = {
+    1: ("hair", "head", "lear", "rear", "lebrow", "rebrow", "leye", "reye", "mouth", "nose"),
+    2: ("neck", "torso"),
+    3: ("luarm", "ruarm"),
+    4: ("llarm", "rlarm", "lhand", "rhand"),
+    5: ("luleg", "ruleg"),
+    6: ("llleg", "rlleg", "lfoot", "rfoot"),
+}
+_PART_CLASS = {part: label for label, parts in PARTS.items() for part in parts}
+
+
+class PASCALContext(FileSource):
+    """A Grain random access data source of PASCAL-Context.
+
+    With `human_parts` as the only task just the images that show people are taken.
+
+    Args:
+      root: the folder described above.
+      split: "train" or "val".
+      tasks: labels wanted, of `TASKS`.
+      on_error: "raise", or "skip" damaged samples.
+      fit: shrink to fit into this height and width.
+
+    Raises:
+      UserError: no folder, an unknown task, missing files, sizes that differ, unknown labels: all that was found.
+    """
+
+    def __init__(
+        self,
+        root: os.PathLike | str,
+        split: str,
+        tasks: Sequence[str] = TASKS,
+        on_error: str = "raise",
+        fit: tuple[int, int] | None = None,
+    ):
+        unknown = [task for task in tasks if task not in TASKS]
+        if unknown:
+            raise UserError(f"PASCAL-Context has no labels for {unknown[0]!r}; it has {', '.join(TASKS)}")
+        self._root = find_root(root, "PASCAL-Context", ORIGIN, "pascal_context")
+        split_file = self._root / "ImageSets" / "Context" / f"{split}.txt"
+        super().__init__(f"PASCAL-Context {split}", read_split(split_file), tasks, on_error, fit)
+        if len(self) != COUNTS.get(split, len(self)):
+            logging.warning("%s lists %d images; PASCAL-Context has %d.", split_file, len(self), COUNTS[split])
+        self._normals_valid = self._read_classes() if "normals" in tasks else None
+        self._drop(check_samples(self.ids, self._check))
+        if self.tasks == ("human_parts",):
+            with_people = self._with_people(self._root / "ImageSets" / "Parts" / f"{split}.txt")
+            self.ids = [sample_id for sample_id in self.ids if sample_id in with_people]
+            if not self.ids:
+                raise UserError(f"{split_file}: lists no image that shows people, and human_parts is the only task")
+
+    def _paths(self, sample_id: str) -> dict[str, epath.Path]:
+        root, paths = self._root, {"image": self._root / "JPEGImages" / f"{sample_id}.jpg"}
+        if "semseg" in self.tasks:
+            voc, context = (root / "semseg" / folder / f"{sample_id}.png" for folder in ("VOC12", "pascal-context"))
+            paths["semseg"] = voc if voc.is_file() else context
+        if "human_parts" in self.tasks:
+            paths["human_parts"] = root / "human_parts" / f"{sample_id}.mat"
+        if "sal" in self.tasks:
+            paths["sal"] = root / "sal_distill" / f"{sample_id}.png"
+        if "normals" in self.tasks:
+            paths["normals"] = root / "normals_distill" / f"{sample_id}.png"
+        if "normals" in self.tasks or "edge" in self.tasks:
+            paths["context"] = root / "pascal-context" / "trainval" / f"{sample_id}.mat"
+        return paths
+
+    def _check(self, sample_id: str) -> str | None:
+        paths = self._paths(sample_id)
+        problem = check_files(paths)
+        if problem is None and "semseg" in paths:
+            self._read_semseg(paths["semseg"])
+        return problem
+
+    def _load(self, index: int) -> dict[str, np.ndarray]:
+        paths = self._paths(self.ids[index])
+        contents = {key: (files.read_bytes(path), str(path)) for key, path in paths.items()}
+        sample = {"image": files.decode_image(*contents["image"])}
+        context = None
+        if "context" in contents:
+            context = files.decode_mat(*contents["context"], "LabelMap")
+            self._same_size(context, sample["image"], paths["context"])
+        for task in self.tasks:
+            if task == "semseg":
+                sample[task] = self._read_semseg(paths[task])
+            elif task == "human_parts":
+                sample[task] = human_parts(*contents[task], sample["image"].shape[:2])
+            elif task == "sal":
+                sample[task] = (files.decode_label(*contents[task]) > 127).astype(np.uint8)
+            elif task == "normals":
+                normals = files.decode_normals(files.decode_image(*contents[task]))
+                self._same_size(normals, sample["image"], paths[task])
+                valid = self._normals_valid[np.minimum(context, len(self._normals_valid) - 1)]
+                normals[~valid] = 0
+                sample[task] = normals
+            else:
+                sample[task] = boundaries(context)
+        return sample
+
+    def image_bytes(self, index: int) -> bytes:
+        """The image's file as it is."""
+        return files.read_bytes(self._root / "JPEGImages" / f"{self.ids[index]}.jpg")
+
+    @staticmethod
+    def _same_size(label: np.ndarray, image: np.ndarray, path: epath.Path) -> None:
+        if label.shape[:2] != image.shape[:2]:
+            sizes = "{} x {}, its image {} x {}".format(*label.shape[:2], *image.shape[:2])
+            raise UserError(f"{path}: is {sizes}")
+
+    @staticmethod
+    def _read_semseg(path: epath.Path) -> UInt8[np.ndarray, "h w"]:
+        return files.check_range(files.decode_label(files.read_bytes(path), str(path)), CLASSES, str(path))
+
+    def _read_classes(self) -> np.ndarray:
+        """By context class, whether normals (of a network trained on NYUD) hold; the last is for all beyond."""
+        nyud, context = (_read_json(self._root / "json" / f"{name}_classes.json") for name in ("nyu", "context"))
+        if "tvmonitor" not in context:
+            raise UserError(f"{self._root / 'json' / 'context_classes.json'}: has no class 'tvmonitor'")
+        shared = [context[name] for name in nyud if name in context and name != "unknown"] + [context["tvmonitor"]]
+        valid = np.zeros(max(max(context.values()), *shared) + 2, bool)
+        valid[shared] = True
+        return valid
+
+    def _with_people(self, path: epath.Path) -> set[str]:
+        """The images that show people, from the cached list, which is made and kept if it is missing or not whole."""
+        found = _read_json(path) if path.is_file() else {}
+        if not set(self.ids) <= set(found):
+            logging.info("Listing the objects of %d images, once.", len(self))
+            found = {sample_id: self._object_classes(sample_id) for sample_id in self.ids}
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary = path.with_suffix(".tmp")
+                temporary.write_text(json.dumps(found))
+                temporary.rename(path)
+            except OSError as error:
+                logging.warning("%s: could not be written (%s); the list will be made again.", path, error)
+        return {sample_id for sample_id in self.ids if PERSON in found[sample_id]}
+
+    def shows_people(self, index: int) -> bool:
+        """Whether any object in the image is a person, with parts annotated or without."""
+        return PERSON in self._object_classes(self.ids[index])
+
+    def _object_classes(self, sample_id: str) -> list[int]:
+        path = self._root / "human_parts" / f"{sample_id}.mat"
+        return [kind if mask.any() else -1 for kind, mask, _ in _objects(files.read_bytes(path), str(path))]
+
+
+def boundaries(context: Integer[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+    """Thinned places where the Laplacian of the label map is not zero."""
+    return thin(cv2.Laplacian(context, cv2.CV_64F) != 0).astype(np.float32)
+
+
+def human_parts(content: bytes, name: str, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
+    """Part classes 0..6 of the people in an `anno` file; `size` is the image's, `name` is for the error."""
+    target = np.zeros(size, np.uint8)
+    people = [(mask, parts) for kind, mask, parts in _objects(content, name) if kind == PERSON]
+    if not any(mask.any() for mask, _ in people):
+        return target
+    for _, parts in people:
+        for part, mask in parts:
+            if part not in _PART_CLASS:
+                raise UserError(f"{name}: part {part!r} of a person is unknown")
+            if mask.shape != size:
+                raise UserError(f"{name}: is {mask.shape[0]} x {mask.shape[1]}, its image {size[0]} x {size[1]}")
+            target[mask.astype(bool)] = _PART_CLASS[part]
+    return target
+
+
+def _objects(content: bytes, name: str) -> list[tuple[int, np.ndarray, list[tuple[str, np.ndarray]]]]:
+    """Class, mask and parts (name, mask) of each object, by the order of the fields."""
+    annotation = files.decode_mat(content, name, "anno")
+    try:
+        objects = []
+        for entry in annotation[0][0][1][0]:
+            _, kind, mask, parts = entry
+            found = [(str(part[0][0]), part[1]) for part in parts[0]] if len(parts) else []
+            objects.append((int(kind[0][0]), mask, found))
+        return objects
+    except (IndexError, TypeError, ValueError) as error:
+        raise UserError(f"{name}: `anno` is not laid out as PASCAL-Part's ({error})") from error
+
+
+def _read_json(path: epath.Path) -> dict:
+    try:
+        return json.loads(files.read_bytes(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: is not JSON ({error})") from error

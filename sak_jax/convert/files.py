@@ -54,7 +54,7 @@ def write_safetensors(
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.tmp"
-    contiguous = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
+    contiguous = {key: np.asarray(value, order="C") for key, value in arrays.items()}
     try:
         temporary.write_bytes(safetensors.numpy.save(contiguous, dict(metadata or {})))
         temporary.replace(path)

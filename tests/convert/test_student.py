@@ -1,0 +1,234 @@
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from sak_jax.convert import load_pytorch_state, pytorch_state
+from sak_jax.errors import UserError
+from sak_jax.models.student import merge_lora
+from sak_jax.models.vit import LoRA
+from tests.convert.cases import BATCH, CASES, NYUD, PASCAL, REFERENCE, SHAPES, abstract_student, student_config
+from tests.reference.formula_weights import formula_input, formula_state
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A stage-2 student of a size that costs nothing, and its weights under the published names."""
+    config = student_config("tiny", (32, 32), NYUD, 48)
+    return config, pytorch_state(random_student(config))
+
+
+def random_student(config, dtype=np.float32):
+    """A student of random bytes: any slip in the order of elements shows."""
+    rng = np.random.default_rng(0)
+
+    def fill(x):
+        array = np.frombuffer(rng.bytes(x.size * np.dtype(dtype).itemsize), dtype).reshape(x.shape)
+        return array if dtype == np.int8 else np.nan_to_num(array, nan=0.5).clip(-100, 100)
+
+    return jax.tree.map(fill, abstract_student(config))
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert other[key].dtype == value.dtype and other[key].shape == value.shape, key
+        assert value.tobytes() == other[key].tobytes(), key
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_reference_outputs_by_converted_weights(case):
+    config = CASES[case]
+    student = abstract_student(config)
+    weights = formula_state(SHAPES[case])
+    load_pytorch_state(student, weights)
+    assert_same(weights, pytorch_state(student))
+    image = formula_input("image", (BATCH[case], 3, *config.stem.image_size)).transpose(0, 2, 3, 1)
+    outputs = jax.jit(lambda student, image: student(image))(student, jnp.asarray(image))
+    checked = 0
+    with np.load(REFERENCE / f"{case}.npz") as reference:
+        for key in reference.files:
+            kind, name, *level = key.split("/")
+            if kind == "prediction":
+                ours = outputs.predictions[name][:, ::4, ::4].transpose(0, 3, 1, 2)
+            elif kind == "aligned":
+                ours = outputs.aligned[name][int(level[0])][..., ::8].transpose(0, 3, 1, 2)
+            else:
+                tap, task = name.split("_", 1)
+                ours = outputs.routing[task][:, config.stem.taps.index(int(tap))]
+            expected = reference[key]
+            assert ours.shape == expected.shape, key
+            error = np.max(np.abs(ours - expected)) / np.std(expected)
+            assert error < 1e-4, (key, error)  # of the standard deviation; rounding alone gives 1e-5
+            checked += 1
+    assert checked == len(config.teachers) * 4 + len(config.tasks) * 5
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_published_names_and_shapes(case):
+    student = jax.tree.map(lambda x: np.broadcast_to(np.int8(0), x.shape), abstract_student(CASES[case]))
+    names = pytorch_state(student)
+    assert {key: list(value.shape) for key, value in names.items()} == SHAPES[case]
+    counts = [value for key, value in names.items() if key.endswith("num_batches_tracked")]
+    assert len(counts) == len(CASES[case].tasks) and all(count.dtype == np.int64 and count == 0 for count in counts)
+
+
+STAGES = {"nyud": NYUD, "pascal": PASCAL, "stage1": ()}
+STUDENTS = [(stem, tasks, aligned) for stem in ("small", "base") for tasks in STAGES for aligned in (False, True)]
+STUDENTS += [("large", "nyud", True), ("large", "pascal", False), ("large", "stage1", True)]
+
+
+@pytest.mark.parametrize(("stem", "tasks", "aligned"), STUDENTS)
+def test_there_and_back_is_the_identity(stem, tasks, aligned):
+    # The arrays hold bytes instead of floats, which makes the memory a quarter; converting only moves elements.
+    check_round_trip(student_config(stem, (64, 96), STAGES[tasks], 768 if aligned else None), np.int8)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"router": "none"}, {"noisy_gating": False}, {"teachers": ()}, {"lora": LoRA(4, 8.0, ("qkv", "fc1"))}],
+    ids=str,
+)
+def test_there_and_back_with_options(options):
+    config = student_config("tiny", (64, 96), NYUD)
+    if lora := options.pop("lora", None):
+        config = dataclasses.replace(config, stem=dataclasses.replace(config.stem, lora=lora))
+    check_round_trip(dataclasses.replace(config, **options))
+
+
+def check_round_trip(config, dtype=np.float32):
+    original = random_student(config, dtype)
+    weights = pytorch_state(original)
+    student = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), abstract_student(config))
+    load_pytorch_state(student, weights)
+    for ours, theirs in zip(jax.tree.leaves(student), jax.tree.leaves(original), strict=True):
+        assert np.asarray(ours).tobytes() == theirs.tobytes()
+    del original
+    assert_same(weights, pytorch_state(student))
+
+
+def test_loading_fills_in_place_where_the_arrays_are(tiny):
+    config, weights = tiny
+    student = jax.tree.map(jnp.zeros_like, random_student(config))
+    device = jax.tree.leaves(student)[0].sharding
+    load_pytorch_state(student, weights)
+    assert all(isinstance(leaf, jax.Array) and leaf.sharding == device for leaf in jax.tree.leaves(student))
+    assert_same(weights, pytorch_state(student))
+
+
+def without(weights, key):
+    return {k: v for k, v in weights.items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: without(w, "heads.edge.last_conv.bias"), ["heads.edge.last_conv.bias", "missing"]),
+        (lambda w: without(w, "backbone.tsap.sam.3.scale"), ["backbone.tsap.sam.3.scale", "missing"]),
+        (lambda w: w | {"backbone.vit.norm.weight": np.zeros(96, np.float32)}, ["vit.norm.weight", "no place"]),
+        (lambda w: w | {"heads.edge.last_conv.bias": np.zeros(2, np.float32)}, ["heads.edge.last_conv.bias", "(2,)"]),
+        (lambda w: w | {"backbone.tsap.sam.3.scale": np.zeros((), np.float32)}, ["tsap.sam.3.scale", "()"]),
+        (lambda w: w | {"backbone.tsap.sam.3.scale": np.zeros(1)}, ["tsap.sam.3.scale", "float64"]),
+        (lambda w: w | {"backbone.vit.pos_embed": np.zeros((1, 5, 96), np.float32)}, ["4 positions", "4 x 4"]),
+        (lambda w: {k.removeprefix("backbone."): v for k, v in w.items() if "heads" not in k}, ["no tasks", "stage"]),
+        (lambda w: {"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}, ["no tasks"]),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_and_change_nothing(tiny, change, words):
+    config, weights = tiny
+    student = jax.tree.map(jnp.zeros_like, random_student(config))
+    with pytest.raises(UserError) as error:
+        load_pytorch_state(student, change(weights), name="sak.pth")
+    message = str(error.value)
+    assert all(word in message for word in ["sak.pth", *words]) and "\n" not in message, message
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(student))
+
+
+def test_a_stage_2_file_is_refused_by_a_stage_1_student(tiny):
+    config, weights = tiny
+    student = abstract_student(dataclasses.replace(config, tasks=()))
+    with pytest.raises(UserError, match="recipe with tasks"):
+        load_pytorch_state(student, weights)
+
+
+def test_aligners_are_dropped_on_request_only(tiny):
+    config, weights = tiny
+    student = abstract_student(dataclasses.replace(config, aligners=()))
+    with pytest.raises(UserError, match="ts_aligners"):
+        load_pytorch_state(student, weights)
+    load_pytorch_state(student, weights, drop=(r"backbone\.ts_aligners\..*",))
+    kept = {key: value for key, value in weights.items() if "ts_aligners" not in key}
+    assert_same(kept, pytorch_state(student))
+
+
+def test_hand_over_resamples_positions_and_leaves_the_new_parts(tiny):
+    first = student_config("tiny", (32, 32), (), 48)
+    weights = pytorch_state(random_student(first))
+    second = student_config("tiny", (48, 64), NYUD, 48)
+    student = jax.tree.map(jnp.asarray, random_student(second))
+    before = pytorch_state(student)
+    with pytest.raises(UserError, match="init_from"):
+        load_pytorch_state(student, weights)
+    load_pytorch_state(student, weights, hand_over=True)
+    after = pytorch_state(student)
+    positions = weights.pop("vit.pos_embed")
+    for key, value in after.items():
+        old = weights.get(key.removeprefix("backbone."))
+        if key != "backbone.vit.pos_embed":
+            np.testing.assert_array_equal(value, before[key] if old is None else old)
+    assert {key for key in after if key.removeprefix("backbone.") not in weights} == {
+        key for key in after if re.match(r"heads|backbone\.mor|backbone\.vit\.pos_embed", key)
+    }
+    grid = torch.tensor(positions[:, 1:]).reshape(1, 4, 4, 96).permute(0, 3, 1, 2)
+    grid = torch.nn.functional.interpolate(grid, (6, 8), mode="bicubic", align_corners=False, antialias=False)
+    expected = np.concatenate([positions[:, :1], grid.flatten(2).transpose(1, 2).numpy()], axis=1)
+    error = np.abs(after["backbone.vit.pos_embed"] - expected).max() / np.std(expected)
+    assert error < 1e-5
+
+
+def test_hand_over_of_an_odd_position_count_is_refused(tiny):
+    config, weights = tiny
+    weights = weights | {"backbone.vit.pos_embed": np.zeros((1, 12, 96), np.float32)}
+    with pytest.raises(UserError, match="no square grid"):
+        load_pytorch_state(abstract_student(config), weights, hand_over=True)
+
+
+@pytest.fixture(scope="module")
+def low_rank():
+    lora = LoRA(4, 8.0, ("qkv", "proj"))
+    config = student_config("tiny", (32, 32), (), 48)
+    config = dataclasses.replace(config, stem=dataclasses.replace(config.stem, lora=lora))
+    rng = np.random.default_rng(1)
+    student = abstract_student(config)
+    student = jax.tree.map(lambda x: jnp.asarray(0.1 * rng.standard_normal(x.shape, np.float32)), student)
+    return config, student
+
+
+def test_low_rank_weights_are_named_as_peft_names_them(low_rank):
+    _, student = low_rank
+    names = pytorch_state(student)
+    block = "vit.base_model.model.blocks.0.attn.qkv"
+    assert names[f"{block}.base_layer.weight"].shape == (288, 96)
+    assert names[f"{block}.lora_A.default.weight"].shape == (4, 96)
+    assert names[f"{block}.lora_B.default.weight"].shape == (288, 4)
+    assert names["vit.base_model.model.blocks.0.mlp.fc1.weight"].shape == (384, 96)
+
+
+def test_low_rank_weights_merge_into_a_plain_student(low_rank):
+    config, student = low_rank
+    plain = abstract_student(dataclasses.replace(config, stem=dataclasses.replace(config.stem, lora=None)))
+    weights = pytorch_state(student)
+    load_pytorch_state(plain, weights, lora=config.stem.lora)
+    for ours, theirs in zip(jax.tree.leaves(plain), jax.tree.leaves(merge_lora(student)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    with pytest.raises(UserError, match="LoRA rank"):
+        load_pytorch_state(plain, weights, lora=LoRA(8, 8.0))
+    with pytest.raises(UserError, match="no low-rank updates"):
+        load_pytorch_state(plain, pytorch_state(plain), lora=config.stem.lora)
+    missing = without(weights, "vit.base_model.model.blocks.0.attn.qkv.lora_A.default.weight")
+    with pytest.raises(UserError, match="lora_A.default.weight is missing"):
+        load_pytorch_state(plain, missing, lora=config.stem.lora)

@@ -176,7 +176,7 @@ def export(model: nnx.Module | nnx.State, rules: Sequence[Rule], *, labels: Labe
     result = {}
     for place in _places(flat, rules, labels or {}):
         parts = place.transform.save(flat[place.path][place.index])
-        result |= {key: np.ascontiguousarray(part) for key, part in zip(place.keys, parts, strict=True)}
+        result |= {key: np.asarray(part, order="C") for key, part in zip(place.keys, parts, strict=True)}
     for key, value in _constants(rules, labels or {}):
         result[key] = value
     return result

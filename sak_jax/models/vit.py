@@ -6,6 +6,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -50,6 +51,7 @@ class ViTConfig:
       norm_before: a norm before the first block (CLIP).
       layer_scale: factors per channel on both branches (DINOv2).
       patch_bias, qkv_bias: whether these maps have biases.
+      rotary: base of the rotary position embedding that takes the place of the learned one (DINOv3), or None.
       lora: low-rank updates, or None.
     """
 
@@ -69,6 +71,7 @@ class ViTConfig:
     layer_scale: bool = False
     patch_bias: bool = True
     qkv_bias: bool = True
+    rotary: float | None = None
     lora: LoRA | None = None
 
     @property
@@ -90,11 +93,16 @@ class Attention(nnx.Module):
         self.output = linear("proj", config.width, config.width, rngs=rngs)
         self.heads = config.heads
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        """Each token attends to all."""
+    def __call__(
+        self, x: Float[Array, "b n d"], rotary: tuple[Float[Array, "n e"], Float[Array, "n e"]] | None = None
+    ) -> Float[Array, "b n d"]:
+        """Each token attends to all; queries and keys are turned by `rotary` (cosines, sines) if given."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
-        out = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        if rotary is not None:
+            query, key = _rotate(query, *rotary), _rotate(key, *rotary)
+        out = jax.nn.dot_product_attention(query, key, value)
         return self.output(out.reshape(batch, tokens, width))
 
 
@@ -116,9 +124,11 @@ class Block(nnx.Module):
         self.scale1 = layers.LayerScale(config.width) if config.layer_scale else None
         self.scale2 = layers.LayerScale(config.width) if config.layer_scale else None
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(
+        self, x: Float[Array, "b n d"], rotary: tuple[Float[Array, "n e"], Float[Array, "n e"]] | None = None
+    ) -> Float[Array, "b n d"]:
         """Attention and MLP, each with a residual."""
-        y = self.attention(self.norm1(x))
+        y = self.attention(self.norm1(x), rotary)
         x = x + (y if self.scale1 is None else self.scale1(y))
         y = self.mlp(self.norm2(x))
         return x + (y if self.scale2 is None else self.scale2(y))
@@ -132,6 +142,28 @@ def _linear(lora: LoRA | None, dtype, name: str, features_in: int, features_out:
     return nnx.Linear(features_in, features_out, rngs=rngs, **kwargs)
 
 
+def rotary_tables(
+    base: float, grid: tuple[int, int], head_width: int, prefix: int
+) -> tuple[Float[np.ndarray, "n e"], Float[np.ndarray, "n e"]]:
+    """Cosines and sines that turn queries and keys by their patch's place, rows and columns in [-1, 1] (DINOv3).
+
+    The `prefix` tokens are not turned. A quarter of the head's width each for rows and columns, twice over.
+    """
+    rows, columns = ((np.arange(n, dtype=np.float32) + 0.5) / n * 2 - 1 for n in grid)
+    places = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2, 1)
+    frequencies = 1 / base ** np.arange(0, 1, 4 / head_width, dtype=np.float32)
+    angles = np.tile((2 * np.pi * places * frequencies).reshape(len(places), -1), 2)
+    angles = np.pad(angles, ((prefix, 0), (0, 0)))
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def _rotate(x: Float[Array, "b n h e"], cosines: Float[Array, "n e"], sines: Float[Array, "n e"]):
+    """Each pair of channels (i, i + e/2) turned by its angle, computed in float32."""
+    low, high = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([-high, low], axis=-1)
+    return (x * cosines[:, None] + turned * sines[:, None]).astype(x.dtype)
+
+
 class ViT(nnx.Module):
     """Vision transformer without its final norm and head (Dosovitskiy et al., 2021; timm's naming of options).
 
@@ -143,9 +175,9 @@ class ViT(nnx.Module):
         self.patch_embed = layers.PatchEmbed(
             config.patch, config.width, use_bias=config.patch_bias, dtype=dtype, rngs=rngs
         )
-        positions = int(config.class_token) + h * w
-        initial = layers.truncated_normal(rngs.params(), (1, positions, config.width))
-        self.position_embedding = nnx.Param(initial)
+        shape = (1, int(config.class_token) + h * w, config.width)
+        learned = config.rotary is None
+        self.position_embedding = nnx.Param(layers.truncated_normal(rngs.params(), shape)) if learned else None
         token = lambda count: nnx.Param(1e-6 * jax.random.normal(rngs.params(), (1, count, config.width)))  # noqa: E731
         self.class_token = token(1) if config.class_token else None
         self.registers = token(config.registers) if config.registers else None
@@ -164,13 +196,13 @@ class ViT(nnx.Module):
         batch, grid = x.shape[0], x.shape[1:3]
         x = x.reshape(batch, -1, x.shape[-1])
         lead = int(self.config.class_token)
-        positions = resize.resize_positions(
-            self.position_embedding[...], self.config.grid, grid, prefix=lead, antialias=False
-        ).astype(self.dtype)
-        x = x + positions[:, lead:]
-        tokens = []
-        if self.class_token is not None:
-            tokens.append(self.class_token[...].astype(self.dtype) + positions[:, :1])
+        tokens = [] if self.class_token is None else [self.class_token[...].astype(self.dtype)]
+        if self.position_embedding is not None:
+            positions = resize.resize_positions(
+                self.position_embedding[...], self.config.grid, grid, prefix=lead, antialias=False
+            ).astype(self.dtype)
+            x = x + positions[:, lead:]
+            tokens = [token + positions[:, :1] for token in tokens]
         if self.registers is not None:
             tokens.append(self.registers[...].astype(self.dtype))
         x = jnp.concatenate([jnp.broadcast_to(t, (batch, *t.shape[1:])) for t in tokens] + [x], axis=1)
@@ -180,9 +212,14 @@ class ViT(nnx.Module):
         """The patch tokens after each tapped block, as maps, before any final norm."""
         grid = images.shape[1] // self.config.patch, images.shape[2] // self.config.patch
         x = self.embed(images)
+        rotary = None
+        if self.config.rotary is not None:
+            head_width = self.config.width // self.config.heads
+            rotary = rotary_tables(self.config.rotary, grid, head_width, self.config.prefix)
         maps, start = [], 0
         for tap in self.config.taps:
-            x, _ = jax.lax.scan(lambda x, block: (block(x), None), x, layers.take(self.blocks, slice(start, tap + 1)))
+            level = layers.take(self.blocks, slice(start, tap + 1))
+            x, _ = jax.lax.scan(lambda x, block: (block(x, rotary), None), x, level)
             maps.append(x[:, self.config.prefix :].reshape(x.shape[0], *grid, -1))
             start = tap + 1
         return tuple(maps)

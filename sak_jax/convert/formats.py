@@ -1,0 +1,64 @@
+"""A foreign format: how to tell it, and its table of rules."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from flax import nnx
+
+from sak_jax.convert import rules
+from sak_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One naming of a model's weights.
+
+    Attributes:
+      name: what people call it.
+      keys: keys that files of this naming have, and other namings of the same model do not have together.
+      table: model config -> rules.
+      drop: regular expressions of keys the features do not need (final norm, heads, text towers).
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    table: Callable[[object], Sequence[rules.Rule]]
+    drop: tuple[str, ...] = ()
+
+
+def identify(weights: Mapping[str, np.ndarray], formats: Sequence[Format], name: str) -> Format:
+    """The first of `formats` whose keys the weights have.
+
+    Raises:
+      UserError: none fits; says what was looked for.
+    """
+    for candidate in formats:
+        if all(key in weights for key in candidate.keys):
+            return candidate
+    wanted = "; ".join(f"{candidate.name} has {' and '.join(candidate.keys)}" for candidate in formats)
+    raise UserError(f"{name}: the names in it ({', '.join(list(weights)[:3])}, ..) are of no known format: {wanted}")
+
+
+def read(
+    model: nnx.Module, config: object, weights: Mapping[str, np.ndarray], formats: Sequence[Format], name: str
+) -> tuple[nnx.State, Format]:
+    """The model's state from weights in whichever of the formats they are; see `rules.load` for the errors."""
+    found = identify(weights, formats, name)
+    return rules.load(model, weights, found.table(config), drop=found.drop, name=name), found
+
+
+def own_rules(model: nnx.Module | nnx.State) -> list[rules.Rule]:
+    """The table of our own files: dotted paths, nothing transformed."""
+    paths = (".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model)))
+    return [rules.Rule(path, path, stack=()) for path in paths]
+
+
+def fingerprint(weights: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over names, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        digest.update(f"{key} {weights[key].shape} {weights[key].dtype}".encode())
+        digest.update(np.ascontiguousarray(weights[key]).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,108 @@
+"""The registry of teachers, and loading one for an image size."""
+
+import difflib
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from flax import nnx
+
+from sak_jax.convert import files, rules
+from sak_jax.convert.formats import own_rules
+from sak_jax.errors import UserError
+from sak_jax.teachers import vits
+from sak_jax.teachers.committee import View
+from sak_jax.teachers.entry import Teacher
+
+TEACHERS: dict[str, Teacher] = {teacher.name: teacher for teacher in [*vits.TEACHERS]}
+
+PACKAGED = Path(__file__).parent / "weights"
+
+
+def get(name: str) -> Teacher:
+    """The registry's entry; raises UserError for an unknown name."""
+    if name not in TEACHERS:
+        near = difflib.get_close_matches(name, TEACHERS, n=3) or list(TEACHERS)
+        raise UserError(f"no teacher is called {name!r}: did you mean {' or '.join(near)}? docs/teachers.md lists all")
+    return TEACHERS[name]
+
+
+def width(name: str) -> int:
+    """Channels of a teacher's maps."""
+    return get(name).width
+
+
+def default_directory() -> epath.Path:
+    """Where converted weights lie: `$SAK_JAX_TEACHERS`, else `~/.cache/sak_jax/teachers`."""
+    return epath.Path(os.environ.get("SAK_JAX_TEACHERS") or "~/.cache/sak_jax/teachers").expanduser()
+
+
+def weights_path(name: str, directory: epath.PathLike = "") -> epath.Path:
+    """The file a teacher's converted weights are in, or should be put in."""
+    if get(name).packaged:
+        return epath.Path(PACKAGED) / f"{name}.safetensors"
+    return (epath.Path(directory).expanduser() if directory else default_directory()) / f"{name}.safetensors"
+
+
+def load(
+    name: str,
+    image_size: tuple[int, int],
+    *,
+    dtype=jnp.float32,
+    directory: epath.PathLike = "",
+    random: bool = False,
+    normalisation: str = "imagenet",
+    seed: int = 0,
+) -> tuple[nnx.Module, View]:
+    """A frozen teacher for the student's images.
+
+    Args:
+      name: a key of the registry.
+      image_size: (height, width) of the student's images; position embeddings are resized for it.
+      dtype: of weights and computation.
+      directory: where converted weights lie; "" is `default_directory()`.
+      random: random weights instead of a file's.
+      normalisation: `imagenet` feeds the student's own normalisation (as published), `native` what the weights were
+        trained with.
+      seed: of random weights.
+
+    Returns:
+      The module, images -> four maps `[b, h, w, width]`, and the view of the student's images that it wants.
+
+    Raises:
+      UserError: unknown name or option, or the weights are missing or not this model's.
+    """
+    teacher = get(name)
+    if normalisation not in ("imagenet", "native"):
+        raise UserError(f"normalisation is {normalisation!r}: it must be imagenet or native")
+    mean, std = teacher.normalisation
+    view = View(mean, std) if normalisation == "native" else View()
+    config = teacher.for_size(image_size)
+    create = lambda config: teacher.family.create(config, dtype, nnx.Rngs(seed))  # noqa: E731
+    if random:
+        graph, state = jax.jit(lambda: nnx.split(create(config)))()
+        return nnx.merge(graph, jax.tree.map(lambda x: x.astype(dtype), state)), view
+    path = weights_path(name, directory)
+    if not path.exists():
+        raise UserError(
+            f"the weights of teacher {name} are missing: {path} is wanted; make it with"
+            f" python tools/convert_teacher.py {name} --output={path.parent}"
+        )
+    native = abstract(teacher, teacher.config)
+    state = rules.load(native, files.read_weights(path), own_rules(native), name=str(path))
+    return fitted(teacher, state, config, dtype), view
+
+
+def abstract(teacher: Teacher, config: object, dtype=jnp.float32) -> nnx.Module:
+    """The teacher's module with shapes for arrays."""
+    return nnx.eval_shape(lambda: teacher.family.create(config, dtype, nnx.Rngs(0)))
+
+
+def fitted(teacher: Teacher, state: nnx.State, config: object, dtype=jnp.float32) -> nnx.Module:
+    """The module for `config` (see `Teacher.for_size`) from weights of the teacher's own size."""
+    state = teacher.family.fit(state, teacher.config, config)
+    module = abstract(teacher, config, dtype)
+    nnx.update(module, jax.tree.map(lambda x: jnp.asarray(x, dtype), state))
+    return module

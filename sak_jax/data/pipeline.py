@@ -98,7 +98,7 @@ def train_batches(
     """
     local = _local_batch(source, batch_size, process_count)
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(transform).map(_arrays)
-    return Batches(dataset.batch(local)[process_index::process_count], workers, prefetch)
+    return Batches(dataset.batch(local, drop_remainder=True)[process_index::process_count], workers, prefetch)
 
 
 def evaluation_batches(
@@ -123,7 +123,7 @@ def evaluation_batches(
     local = _local_batch(source, batch_size, process_count)
     batches = -(-len(source) // batch_size)
     dataset = grain.MapDataset.range(batches * batch_size).map(functools.partial(_evaluation_sample, source, transform))
-    return Batches(dataset.batch(local)[process_index::process_count], workers, prefetch)
+    return Batches(dataset.batch(local, drop_remainder=True)[process_index::process_count], workers, prefetch)
 
 
 def _local_batch(source: Sequence, batch_size: int, process_count: int) -> int:

@@ -1,0 +1,150 @@
+"""The steps that transforms are made of: resampling, cropping, colours, padding. Each takes and gives plain arrays."""
+
+import math
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Int, Shaped, UInt8
+from PIL import Image
+
+from sak_jax.data.tasks import IGNORE
+
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+_LEVELS = np.arange(256, dtype=np.float32)
+_NORMALISED = ((_LEVELS[:, None] / np.float32(255) - IMAGENET_MEAN) / IMAGENET_STD)[None]
+MAX_CROPS = 10
+"""Crops drawn before one is taken as it comes."""
+
+
+def nearest_indices(length: int, scaled: int) -> Int[np.ndarray, " scaled"]:
+    """The source index of each target pixel along one axis; matches `cv2.resize` with INTER_NEAREST."""
+    step = 1 / (scaled / length)
+    return np.minimum(np.floor(np.arange(scaled) * step).astype(np.intp), length - 1)
+
+
+def gather(
+    label: Shaped[np.ndarray, "h w *channels"], rows: Int[np.ndarray, " i"], columns: Int[np.ndarray, " j"]
+) -> Shaped[np.ndarray, "i j *channels"]:
+    """A new array of the given rows and columns: nearest scaling, cropping and flipping in one."""
+    return label.take(rows, axis=0).take(columns, axis=1)
+
+
+def resize_bilinear(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> Float32[np.ndarray, "i j 3"]:
+    """Bilinear without antialias and without rounding, levels 0..255; matches `cv2.resize` of a float32 image."""
+    image = image.astype(np.float32)
+    return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def resize_antialiased(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "i j 3"]:
+    """Bilinear, antialiased where it shrinks; matches torchvision's resizing of PIL images to within one grey level.
+
+    Where both axes grow nothing is antialiased, and OpenCV does the same several times faster, rounding once instead of
+    twice.
+    """
+    if image.shape[0] <= size[0] and image.shape[1] <= size[1]:
+        return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    return np.array(picture.resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def random_resized_crop(
+    shape: tuple[int, int],
+    scale_range: tuple[float, float],
+    ratio_range: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random crop; the distribution matches torchvision's `RandomResizedCrop`."""
+    height, width = shape
+    for _ in range(MAX_CROPS):
+        area = height * width * rng.uniform(*scale_range)
+        ratio = math.exp(rng.uniform(math.log(ratio_range[0]), math.log(ratio_range[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+    w, h = width, height
+    if width / height < ratio_range[0]:
+        h = round(width / ratio_range[0])
+    elif width / height > ratio_range[1]:
+        w = round(height * ratio_range[1])
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def largest_class_ratio(semseg: UInt8[np.ndarray, "h w"]) -> float:
+    """The share of the commonest class in the valid pixels; 1 if there is no valid pixel."""
+    counts = cv2.calcHist([semseg], [0], None, [256], [0, 256]).ravel()[:IGNORE]
+    total = counts.sum()
+    return float(counts.max() / total) if total else 1.0
+
+
+def photometric_distortion(image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """Distorts colours; every step has probability 1/2, is clipped to 0..255 and rounded towards zero.
+
+    Brightness +-32; contrast x 0.5..1.5, before or after the following by a coin; saturation x 0.5..1.5; hue -18..17 on
+    OpenCV's scale of 180.
+    """
+    image, table = distort(image, rng)
+    return image if table is None else cv2.LUT(image, table)
+
+
+def distort(image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator):
+    """`photometric_distortion`, but for the table of a last contrast step, left to be merged with what follows."""
+    contrast_first = rng.random() < 0.5
+    table = _linear_table(1.0, rng.uniform(-32, 32)) if rng.random() < 0.5 else None
+    if contrast_first and rng.random() < 0.5:
+        contrast = _linear_table(rng.uniform(0.5, 1.5), 0.0)
+        table = contrast if table is None else contrast[table]
+    image = image if table is None else cv2.LUT(image, table)
+
+    # The way to HSV and back loses a little even where nothing is changed in between, and is gone in any case.
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    identity = _LEVELS.astype(np.uint8)
+    saturation = _linear_table(rng.uniform(0.5, 1.5), 0.0) if rng.random() < 0.5 else identity
+    hue = ((np.arange(256) + rng.integers(-18, 18)) % 180).astype(np.uint8) if rng.random() < 0.5 else identity
+    if saturation is not identity or hue is not identity:
+        hsv = cv2.LUT(hsv, np.stack([hue, saturation, identity], axis=-1)[None])
+    image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+    last = _linear_table(rng.uniform(0.5, 1.5), 0.0) if not contrast_first and rng.random() < 0.5 else None
+    return image, last
+
+
+def _linear_table(factor: float, offset: float) -> UInt8[np.ndarray, "256"]:
+    return np.clip(_LEVELS * factor + offset, 0, 255).astype(np.uint8)
+
+
+def normalise(
+    image: UInt8[np.ndarray, "h w 3"], table: UInt8[np.ndarray, "256"] | None = None
+) -> Float32[np.ndarray, "h w 3"]:
+    """(level / 255 - mean) / std with ImageNet's statistics; `table` maps the levels before."""
+    return cv2.LUT(image, _NORMALISED if table is None else np.ascontiguousarray(_NORMALISED[:, table]))
+
+
+def ignore_regions(label: np.ndarray, kind: str) -> np.ndarray:
+    """Sets to 255, in place, what is to be ignored: zero normals, zero depth, human parts that show no part at all."""
+    if kind == "normals":
+        # With no sum of squares in between this is three times as fast as comparing the norm.
+        label[(label[..., 0] == 0) & (label[..., 1] == 0) & (label[..., 2] == 0)] = IGNORE
+    elif kind == "depth":
+        label[label == 0] = IGNORE
+    elif kind == "human_parts" and not ((label != 0) & (label != IGNORE)).any():
+        label[...] = IGNORE
+    return label
+
+
+def pad(array: np.ndarray, size: tuple[int, int], value: float) -> np.ndarray:
+    """Pads height and width to `size`, centred, the odd row or column at the end; `unpad` is the inverse."""
+    height, width = array.shape[:2]
+    if (height, width) == size:
+        return array
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    padded = np.full((*size, *array.shape[2:]), value, array.dtype)
+    padded[top : top + height, left : left + width] = array
+    return padded
+
+
+def unpad(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cuts the centred region of height and width `size` out again: the inverse of `pad`."""
+    top, left = (array.shape[0] - size[0]) // 2, (array.shape[1] - size[1]) // 2
+    return array[top : top + size[0], left : left + size[1]]

@@ -1,0 +1,351 @@
+"""Train a member of the `rooms` committee, or the stem, on its pretext task.
+
+    python tools/train_rooms_committee.py scene|regions|geometry|stem_tiny [--steps=N] [--output=FILE]
+
+Scenes are of the training split, from index 1 000 000 on, where no recipe's labelled set reaches; the last ones are
+held out for the pretext scores. They are rendered once into `--cache`.
+
+  scene      which classes fill each 2 x 2 pixel cell (from patch tokens) and which are in the picture (pooled)
+  regions    cells of one instance lie close, of others apart (contrastive, within a picture); boundary pixels
+  geometry   log depth and surface normal of each 3 x 3 pixel cell
+  stem_tiny  which classes are in the picture (pooled); nothing about where
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import shlex
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from tqdm import tqdm
+
+from sak_jax.data.rooms import CLASSES, Rooms
+from sak_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from sak_jax.models.vit import ViT
+from sak_jax.teachers import rooms
+
+nnx.set_graph_mode(False)
+nnx.set_graph_updates(False)
+
+FIRST_SCENE = 1_000_000
+HELD_OUT = 256
+DEFAULT_STEPS = {"scene": 1100, "regions": 900, "geometry": 1300, "stem_tiny": 200}
+PRESENT = 24
+"""Pixels from which a class counts as in the picture."""
+
+
+def render(index: int) -> dict[str, np.ndarray]:
+    """One scene with its maps, in compact types."""
+    source = Rooms("train", FIRST_SCENE + 10_000_000, rooms.IMAGE_SIZE, tasks=("semseg", "depth", "normals", "edge"),
+                   extras=("instance",))  # fmt: skip
+    sample = source[FIRST_SCENE + index]
+    return {
+        "image": sample["image"],
+        "semseg": sample["semseg"],
+        "instance": sample["instance"],
+        "edge": sample["edge"].astype(np.uint8),
+        "depth": sample["depth"].astype(np.float16),
+        "normals": sample["normals"].astype(np.float16),
+    }
+
+
+def rendered(cache: Path, count: int) -> dict[str, np.ndarray]:
+    """`count` scenes, from the cache file if it holds them, else rendered by all processors and cached."""
+    if cache.exists():
+        with np.load(cache) as file:
+            if len(file["image"]) == count:
+                return {name: file[name] for name in file}
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        samples = list(tqdm(pool.imap(render, range(count), chunksize=64), total=count, desc="render"))
+    scenes = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+    with open(f"{cache}.part", "wb") as file:
+        np.savez(file, **scenes)
+    os.replace(f"{cache}.part", cache)
+    return scenes
+
+
+def prepare(batch: dict, key: jax.Array | None = None) -> dict:
+    """Normalised images and float labels; with a key randomly mirrored, and recoloured."""
+    image = batch["image"].astype(jnp.float32) / 255
+    batch = {**batch, "depth": batch["depth"].astype(jnp.float32), "normals": batch["normals"].astype(jnp.float32)}
+    if key is not None:
+        flip, gain, offset, power = jax.random.split(key, 4)
+        shape = (len(image), 1, 1, 3)
+        image = image ** jnp.exp(0.2 * jax.random.normal(power, (len(image), 1, 1, 1)))
+        image = image * jnp.exp(0.1 * jax.random.normal(gain, shape)) + 0.03 * jax.random.normal(offset, shape)
+        image = jnp.clip(image, 0, 1)
+        flip = jax.random.bernoulli(flip, shape=(len(image),))
+        mirrored = {**batch, "image": image[:, :, ::-1]}
+        mirrored = {name: (x if name == "image" else x[:, :, ::-1]) for name, x in mirrored.items()}
+        mirrored["normals"] = mirrored["normals"] * jnp.array([-1.0, 1.0, 1.0])
+        choose = lambda a, b: jnp.where(flip.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
+        batch = jax.tree.map(choose, mirrored, {**batch, "image": image})
+        image = batch["image"]
+    return {**batch, "image": (image - IMAGENET_MEAN) / IMAGENET_STD}
+
+
+def cells(x, size: int):
+    """`[b, H, W, ...]` -> `[b, H / size, W / size, size, size, ...]`."""
+    b, h, w, *rest = x.shape
+    x = x.reshape(b, h // size, size, w // size, size, *rest)
+    return jnp.swapaxes(x, 2, 3)
+
+
+def present(semseg):
+    """Which classes are in each picture, `[b, classes]`."""
+    return jnp.sum(jax.nn.one_hot(semseg, len(CLASSES)), axis=(1, 2)) >= PRESENT
+
+
+def unit(x):
+    """Vectors of length one."""
+    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+
+
+def mean_binary(logits, labels, positive: float = 1.0):
+    """Mean binary cross entropy; `positive` weighs the positives."""
+    losses = optax.sigmoid_binary_cross_entropy(logits, labels)
+    return jnp.mean(losses * jnp.where(labels > 0, positive, 1.0))
+
+
+class Pretext(nnx.Module):
+    """A transformer with the head of its pretext task; the head is not shipped.
+
+    `predict(images)` gives raw outputs and the maps at the taps; `loss` and `scores` compare the outputs with a batch.
+    """
+
+    cell = 1
+    outputs_per_cell = 1
+
+    def __init__(self, name: str, *, rngs: nnx.Rngs):
+        config = rooms.CONFIGS[name]
+        self.vit = ViT(config, rngs=rngs)
+        self.norm = nnx.LayerNorm(config.width, rngs=rngs)
+        self.per_patch = (config.patch // self.cell) ** 2 * self.outputs_per_cell
+        self.dense = nnx.Linear(config.width, self.per_patch, rngs=rngs)
+        self.pooled = nnx.Linear(config.width, len(CLASSES), rngs=rngs)
+
+    def predict(self, images):
+        """Outputs of each cell `[b, H / cell, W / cell, outputs]`, of the picture `[b, classes]`, and the maps."""
+        maps = self.vit(images)
+        tokens = self.norm(maps[-1])
+        b, h, w, _ = tokens.shape
+        side = rooms.IMAGE_SIZE[0] // h // self.cell
+        dense = self.dense(tokens).reshape(b, h, w, side, side, self.outputs_per_cell)
+        dense = jnp.swapaxes(dense, 2, 3).reshape(b, h * side, w * side, self.outputs_per_cell)
+        return dense, self.pooled(jnp.mean(tokens, axis=(1, 2))), maps
+
+
+class Scene(Pretext):
+    """What is where, by name."""
+
+    cell = 2
+    outputs_per_cell = len(CLASSES)
+
+    def loss(self, dense, pooled, batch, key):
+        """Cross entropy of each cell with the classes in it, and of the picture with those in the picture."""
+        share = jnp.mean(cells(jax.nn.one_hot(batch["semseg"], len(CLASSES)), self.cell), axis=(3, 4))
+        content = jnp.mean(optax.softmax_cross_entropy(dense, share))
+        return content + mean_binary(pooled, present(batch["semseg"]))
+
+    def scores(self, dense, pooled, batch):
+        """Share of cells named right; average precision of the classes in the picture."""
+        share = jnp.mean(cells(jax.nn.one_hot(batch["semseg"], len(CLASSES)), self.cell), axis=(3, 4))
+        right = np.asarray(jnp.argmax(share, -1) == jnp.argmax(dense, -1))
+        labels = np.asarray(present(batch["semseg"]))
+        precision = [average_precision(pooled[:, k], labels[:, k]) for k in range(len(CLASSES))]
+        return {"content_accuracy": right.mean(), "presence_precision": np.nanmean(precision)}
+
+
+class Stem(Scene):
+    """What is in the picture, by name; nothing about where."""
+
+    def loss(self, dense, pooled, batch, key):
+        """Cross entropy of the picture with the classes in it."""
+        return mean_binary(pooled, present(batch["semseg"]))
+
+    def scores(self, dense, pooled, batch):
+        """Average precision of the classes in the picture."""
+        return {"presence_precision": super().scores(dense, pooled, batch)["presence_precision"]}
+
+
+class Regions(Pretext):
+    """What belongs together, without names. A cell's outputs: its embedding, then a logit for each of its pixels."""
+
+    cell = 3
+    embedding = 32
+    outputs_per_cell = embedding + cell * cell
+    sampled = 192
+    temperature = 0.1
+
+    def pairs(self, dense, batch, key):
+        """Similarity `[b, n, n]` of random cells, and whether they show one instance."""
+        instance = cells(batch["instance"], self.cell)[..., self.cell // 2, self.cell // 2]
+        chosen = jax.random.permutation(key, instance[0].size)[: self.sampled]
+        instance = instance.reshape(len(instance), -1)[:, chosen]
+        vectors = unit(dense[..., : self.embedding]).reshape(len(instance), -1, self.embedding)[:, chosen]
+        return vectors @ jnp.swapaxes(vectors, 1, 2), instance[:, :, None] == instance[:, None, :]
+
+    def loss(self, dense, pooled, batch, key):
+        """Supervised contrastive loss over cells of a picture (Khosla et al., 2020), and boundaries in each cell."""
+        similarity, same = self.pairs(dense, batch, key)
+        other = ~jnp.eye(self.sampled, dtype=bool)
+        log_share = jax.nn.log_softmax(jnp.where(other, similarity / self.temperature, -1e9), axis=-1)
+        positives = same & other
+        contrast = -jnp.sum(log_share * positives, -1) / jnp.maximum(jnp.sum(positives, -1), 1)
+        boundary = mean_binary(dense[..., self.embedding :], self.edges(batch), positive=4.0)
+        return 0.5 * jnp.mean(contrast) + 2 * boundary
+
+    def edges(self, batch):
+        """Boundary pixels of each cell, `[b, h, w, cell * cell]`."""
+        edges = cells(batch["edge"], self.cell)
+        return edges.reshape(*edges.shape[:3], -1)
+
+    def scores(self, dense, pooled, batch):
+        """Average precision of pairs by similarity and of boundary pixels."""
+        similarity, same = self.pairs(dense, batch, jax.random.key(0))
+        other = ~np.eye(self.sampled, dtype=bool)
+        pairs = [
+            average_precision(np.asarray(s)[other], np.asarray(t)[other]) for s, t in zip(similarity, same, strict=True)
+        ]
+        boundary = average_precision(np.ravel(dense[..., self.embedding :]), np.ravel(self.edges(batch)))
+        return {"pair_precision": np.nanmean(pairs), "boundary_precision": boundary}
+
+
+class Geometry(Pretext):
+    """The shape of things, without names."""
+
+    cell = 3
+    outputs_per_cell = 4
+
+    def errors(self, dense, batch):
+        """Each cell's error in log depth, and between the normals as 1 - cosine."""
+        depth = jnp.mean(jnp.log(cells(batch["depth"], self.cell)), axis=(3, 4))
+        normals = unit(jnp.mean(cells(batch["normals"], self.cell), axis=(3, 4)))
+        return jnp.abs(dense[..., 0] + 1.0 - depth), 1 - jnp.sum(unit(dense[..., 1:]) * normals, axis=-1)
+
+    def loss(self, dense, pooled, batch, key):
+        """L1 of log depth plus the angle between normals, by the chord."""
+        depth, angle = self.errors(dense, batch)
+        return 2 * jnp.mean(depth) + jnp.mean(jnp.sqrt(jnp.maximum(angle, 0) + 1e-4))
+
+    def scores(self, dense, pooled, batch):
+        """Mean errors: log depth; degrees between normals."""
+        depth, angle = self.errors(dense, batch)
+        return {"log_depth_error": jnp.mean(depth), "normals_degrees": jnp.degrees(jnp.mean(jnp.arccos(1 - angle)))}
+
+
+PRETEXTS = {"scene": Scene, "regions": Regions, "geometry": Geometry, "stem_tiny": Stem}
+
+
+def average_precision(scores, labels) -> float:
+    """Area under precision over recall; NaN without positives."""
+    labels = np.asarray(labels, bool)[np.argsort(-np.asarray(scores), kind="stable")]
+    precision = np.cumsum(labels) / np.arange(1, len(labels) + 1)
+    return float(precision[labels].mean()) if labels.any() else float("nan")
+
+
+def spread(maps) -> jax.Array:
+    """How far the channels at the taps are from mean 0 and deviation 1.
+
+    Distillation compares whole maps by their cosine, which one huge or constant channel would dominate.
+    """
+    far = 0.0
+    for x in maps:
+        mean, deviation = jnp.mean(x, axis=(0, 1, 2)), jnp.std(x, axis=(0, 1, 2)) + 1e-6
+        far += jnp.mean(jnp.square(mean) + jnp.square(deviation - 1))
+    return far / len(maps)
+
+
+def train(model: Pretext, scenes: dict, args: argparse.Namespace) -> Pretext:
+    """`model` after `args.steps` steps on all scenes but the held-out ones."""
+    schedule = optax.warmup_cosine_decay_schedule(0.0, args.learning_rate, args.steps // 12, args.steps, 1e-5)
+    kernels = jax.tree_util.tree_map_with_path(lambda path, _: "kernel" in jax.tree_util.keystr(path), model)
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, b2=0.98, weight_decay=args.weight_decay, mask=kernels),
+    )
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(model, state, batch, key):
+        augmenting, sampling = jax.random.split(key)
+
+        def loss(model, batch):
+            dense, pooled, maps = model.predict(batch["image"])
+            value = model.loss(dense, pooled, batch, sampling)
+            return value + args.spread * spread(maps), value
+
+        gradients, value = jax.grad(loss, has_aux=True)(model, prepare(batch, augmenting))
+        updates, state = optimiser.update(gradients, state, model)
+        return optax.apply_updates(model, updates), state, value
+
+    state, rng, key = optimiser.init(model), np.random.default_rng(args.seed), jax.random.key(args.seed)
+    bar, recent = tqdm(range(args.steps), desc=args.name, mininterval=5), []
+    for index in bar:
+        chosen = np.sort(rng.choice(len(scenes["image"]) - HELD_OUT, args.batch_size, replace=False))
+        batch = {name: value[chosen] for name, value in scenes.items()}
+        model, state, value = step(model, state, batch, jax.random.fold_in(key, index))
+        recent = [*recent[-49:], float(value)]
+        bar.set_postfix(loss=f"{np.mean(recent):.3f}", refresh=False)
+    return model
+
+
+def evaluate(model: Pretext, scenes: dict) -> dict:
+    """Pretext scores and the spread of the features on the held-out scenes."""
+    held = {name: value[-HELD_OUT:] for name, value in scenes.items()}
+    predict = jax.jit(lambda model, batch: (*model.predict(batch["image"]), batch))
+    parts = [
+        predict(model, prepare({name: value[k : k + 64] for name, value in held.items()}))
+        for k in range(0, HELD_OUT, 64)
+    ]
+    dense, pooled, maps, batch = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    scores = {name: round(float(value), 4) for name, value in model.scores(dense, pooled, batch).items()}
+    scores["feature_std"] = [round(float(x.std()), 3) for x in maps]
+    scores["largest_channel_std"] = [round(float(x.std((0, 1, 2)).max()), 3) for x in maps]
+    scores["constant_energy"] = [round(float(np.square(x.mean((0, 1, 2))).sum() / np.square(x).sum(-1).mean()), 3)
+                                 for x in maps]  # fmt: skip
+    return scores
+
+
+def main() -> None:
+    """Train, evaluate, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=list(PRETEXTS))
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--weight_decay", type=float, default=0.05)
+    parser.add_argument("--spread", type=float, default=0.1, help="weight of the penalty on channels' statistics")
+    parser.add_argument("--scenes", type=int, default=10_000)
+    parser.add_argument("--cache", type=Path, default=Path("/tmp/rooms_cache.npz"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    args.steps = args.steps or DEFAULT_STEPS[args.name]
+    output = args.output or rooms.weights_path(args.name)
+
+    scenes = rendered(args.cache, args.scenes)
+    model = PRETEXTS[args.name](args.name, rngs=nnx.Rngs(args.seed))
+    start = time.monotonic()
+    model = train(model, scenes, args)
+    seconds = round(time.monotonic() - start)
+    scores = evaluate(model, scenes)
+    print(json.dumps({"seconds": seconds, **scores}))
+    settings = ("seed", "steps", "batch_size", "learning_rate", "weight_decay", "spread", "scenes")
+    facts = {name: getattr(args, name) for name in settings}
+    facts |= {"command": shlex.join(["python", *sys.argv]), "scores": scores, "seconds": seconds}
+    facts |= {"pretext": type(model).__doc__}
+    rooms.write(output, model.vit, facts)
+    print(output)
+
+
+if __name__ == "__main__":
+    main()

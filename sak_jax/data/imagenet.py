@@ -108,8 +108,7 @@ class _Listing(Sequence):
 
 def _list(tar: epath.Path | None, folder: epath.Path) -> _Listing:
     source = tar or folder
-    stat = source.stat()
-    key = f"{source.resolve()} {stat.length if tar else 0} {stat.mtime if tar else 0}"
+    key = f"{source.resolve()} {_stamp(tar) if tar else ''}"
     cache = epath.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sak_jax" / "imagenet"
     path = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
     if tar is None or not path.is_file():  # Folders may have changed within: list them every time.
@@ -118,6 +117,13 @@ def _list(tar: epath.Path | None, folder: epath.Path) -> _Listing:
         table = np.array(entries, [("name", f"S{longest}"), ("offset", np.int64), ("size", np.int64)])
         path = _write(path, table)
     return _Listing(os.fspath(path))
+
+
+def _stamp(tar: epath.Path) -> str:
+    if "://" in str(tar):
+        return f"{tar.stat().length} {tar.stat().mtime}"
+    stat = os.stat(tar)  # epath's has whole seconds.
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _write(path: epath.Path, table: np.ndarray) -> epath.Path:
@@ -163,3 +169,6 @@ def _members(file, prefix: str, name: str, length: int, progress: tqdm) -> Itera
             elif member.name.lower().endswith(_ENDINGS):
                 yield (prefix + member.name).encode(), member.offset_data, member.size
             progress.update(member.offset_data + member.size - progress.n)
+        file.seek(archive.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # Python's reader ends as if all were well.
+            raise UserError(f"{name}: is truncated, it has no end of archive")

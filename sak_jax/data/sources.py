@@ -1,8 +1,10 @@
 """What the data sets made of files share: checks at the start, errors, what happens to damaged samples."""
 
 import concurrent.futures
+import contextlib
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 
 import cv2
@@ -51,6 +53,7 @@ class FileSource:
             # A file, not a variable, because worker processes skip on their own.
             handle, self._record = tempfile.mkstemp(prefix="sak_jax_skipped_", suffix=".txt")
             os.close(handle)
+            weakref.finalize(self, _remove, self._record)
 
     def _load(self, index: int) -> dict[str, np.ndarray]:
         """Image and labels of a sample. Raises UserError that names the file at fault."""
@@ -114,6 +117,11 @@ class FileSource:
                 self._skip(index, problems[sample_id])
         self.ids = [sample_id for sample_id in self.ids if sample_id not in problems]
         self._seen.clear()
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def shrink(sample: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, np.ndarray]:

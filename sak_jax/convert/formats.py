@@ -20,12 +20,14 @@ class Format:
       keys: keys that files of this naming have, and other namings of the same model do not have together.
       table: model config -> rules.
       drop: regular expressions of keys the features do not need (final norm, heads, text towers).
+      labels: model config -> values of the rules' fields, where these are not 0, 1, ..
     """
 
     name: str
     keys: tuple[str, ...]
     table: Callable[[object], Sequence[rules.Rule]]
     drop: tuple[str, ...] = ()
+    labels: Callable[[object], rules.Labels] = lambda config: {}
 
 
 def identify(weights: Mapping[str, np.ndarray], formats: Sequence[Format], name: str) -> Format:
@@ -46,7 +48,8 @@ def read(
 ) -> tuple[nnx.State, Format]:
     """The model's state from weights in whichever of the formats they are; see `rules.load` for the errors."""
     found = identify(weights, formats, name)
-    return rules.load(model, weights, found.table(config), drop=found.drop, name=name), found
+    table, labels = found.table(config), found.labels(config)
+    return rules.load(model, weights, table, drop=found.drop, labels=labels, name=name), found
 
 
 def own_rules(model: nnx.Module | nnx.State) -> list[rules.Rule]:

@@ -1,5 +1,7 @@
 """Weights in timm's naming: vision transformers, DINOv3 (timm's Eva), SAM and Swin."""
 
+import dataclasses
+
 import numpy as np
 
 from sak_jax.convert.formats import Format
@@ -90,3 +92,38 @@ DINOV3_WITH_BIASES = Format(
     "timm (qkvb)", ("reg_token", "blocks.0.attn.q_bias"), lambda config: dinov3_rules(config, biases=True), HEADS
 )
 DINOV3 = Format("timm", ("reg_token", "blocks.0.gamma_1"), lambda config: dinov3_rules(config, biases=False), HEADS)
+
+
+def sam_rules() -> list[Rule]:
+    """timm's `VisionTransformerSAM`; `{w}` numbers the windowed blocks, `{g}` the global ones."""
+    table = [*PATCH_RULES, Rule("pos_embed", "position_embedding")]
+    for block, ours in (("blocks.{w}", "windows"), ("blocks.{g}", "globals")):
+        table += [
+            *block_rules(block, ours),
+            Rule(f"{block}.attn.qkv.bias", f"{ours}.attention.qkv.bias"),
+            Rule(f"{block}.attn.rel_pos_h", f"{ours}.attention.rows"),
+            Rule(f"{block}.attn.rel_pos_w", f"{ours}.attention.columns"),
+        ]
+    return table
+
+
+def _sam_original_rules(config) -> list[Rule]:
+    """Meta's names for the same."""
+    return [
+        dataclasses.replace(rule, source="image_encoder." + rule.source.replace("mlp.fc", "mlp.lin"))
+        for rule in sam_rules()
+    ]
+
+
+def _sam_labels(config) -> dict:
+    return {"w": config.windowed, "g": config.taps}
+
+
+SAM = Format("timm", ("pos_embed", "blocks.0.attn.rel_pos_h"), lambda c: sam_rules(), (r"neck\..*",), _sam_labels)
+SAM_ORIGINAL = Format(
+    "Segment Anything",
+    ("image_encoder.pos_embed", "image_encoder.blocks.0.attn.rel_pos_h"),
+    _sam_original_rules,
+    (r"image_encoder\.neck\..*", r"(prompt_encoder|mask_decoder)\..*"),
+    _sam_labels,
+)

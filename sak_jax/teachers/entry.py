@@ -61,8 +61,8 @@ class Teacher:
         """Channels of the last map."""
         return self.config.width
 
-    def for_size(self, image_size: tuple[int, int]) -> object:
-        """The config for images of another size (of the student; SAM's padding makes its own)."""
-        if self.pad_to is not None:
+    def for_size(self, image_size: tuple[int, int], *, pad: bool = True) -> object:
+        """The config for images of another size (the student's; where they are padded, that of the padded image)."""
+        if self.pad_to is not None and pad:
             image_size = (self.pad_to, self.pad_to)
         return dataclasses.replace(self.config, image_size=tuple(image_size))

@@ -12,11 +12,11 @@ from flax import nnx
 from sak_jax.convert import files, rules
 from sak_jax.convert.formats import own_rules
 from sak_jax.errors import UserError
-from sak_jax.teachers import vits
-from sak_jax.teachers.committee import View
+from sak_jax.teachers import entry, rooms, sam, vits
 from sak_jax.teachers.entry import Teacher
+from sak_jax.teachers.views import View
 
-TEACHERS: dict[str, Teacher] = {teacher.name: teacher for teacher in [*vits.TEACHERS]}
+TEACHERS: dict[str, Teacher] = {teacher.name: teacher for teacher in [*vits.TEACHERS, *sam.TEACHERS, *rooms.TEACHERS]}
 
 PACKAGED = Path(__file__).parent / "weights"
 
@@ -54,6 +54,8 @@ def load(
     directory: epath.PathLike = "",
     random: bool = False,
     normalisation: str = "imagenet",
+    pad: bool = True,
+    crop: bool = False,
     seed: int = 0,
 ) -> tuple[nnx.Module, View]:
     """A frozen teacher for the student's images.
@@ -66,6 +68,8 @@ def load(
       random: random weights instead of a file's.
       normalisation: `imagenet` feeds the student's own normalisation (as published), `native` what the weights were
         trained with.
+      pad: SAM gets images resized and padded to 1024 x 1024; False: as they are, with its positions resized.
+      crop: leave the padded part of SAM's maps out.
       seed: of random weights.
 
     Returns:
@@ -75,11 +79,8 @@ def load(
       UserError: unknown name or option, or the weights are missing or not this model's.
     """
     teacher = get(name)
-    if normalisation not in ("imagenet", "native"):
-        raise UserError(f"normalisation is {normalisation!r}: it must be imagenet or native")
-    mean, std = teacher.normalisation
-    view = View(mean, std) if normalisation == "native" else View()
-    config = teacher.for_size(image_size)
+    view = view_of(teacher, normalisation=normalisation, pad=pad, crop=crop)
+    config = teacher.for_size(image_size, pad=pad)
     create = lambda config: teacher.family.create(config, dtype, nnx.Rngs(seed))  # noqa: E731
     if random:
         graph, state = jax.jit(lambda: nnx.split(create(config)))()
@@ -93,6 +94,14 @@ def load(
     native = abstract(teacher, teacher.config)
     state = rules.load(native, files.read_weights(path), own_rules(native), name=str(path))
     return fitted(teacher, state, config, dtype), view
+
+
+def view_of(teacher: Teacher, *, normalisation: str = "imagenet", pad: bool = True, crop: bool = False) -> View:
+    """The view of the student's images that a teacher wants; the options are `load`'s."""
+    if normalisation not in ("imagenet", "native"):
+        raise UserError(f"a teacher's normalisation is {normalisation!r}: it must be imagenet or native")
+    mean, std = teacher.normalisation if normalisation == "native" else entry.IMAGENET
+    return View(mean, std, pad_to=teacher.pad_to if pad else None, crop=crop)
 
 
 def abstract(teacher: Teacher, config: object, dtype=jnp.float32) -> nnx.Module:

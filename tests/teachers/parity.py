@@ -51,11 +51,12 @@ def convert(name: str, weights: dict[str, np.ndarray]) -> nnx.State:
     return state
 
 
-def maps(name: str, state: nnx.State, size: tuple[int, int]) -> list[np.ndarray]:
+def maps(name: str, state: nnx.State, size: tuple[int, int], *, pad: bool = True) -> list[np.ndarray]:
     """Our maps of the test image of an image size."""
     teacher = zoo.get(name)
-    module = zoo.fitted(teacher, state, teacher.for_size(size))
-    return [np.asarray(x) for x in jax.jit(lambda module, x: module(x))(module, image(size))]
+    module = zoo.fitted(teacher, state, teacher.for_size(size, pad=pad))
+    view = zoo.view_of(teacher, pad=pad)
+    return [np.asarray(x) for x in jax.jit(lambda module, x: module(view(x)))(module, image(size))]
 
 
 def nchw(x: np.ndarray) -> torch.Tensor:

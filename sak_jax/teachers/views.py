@@ -1,0 +1,59 @@
+"""How a teacher sees the student's image, and which part of its maps belongs to the image."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """From the student's image to a teacher's, and back from the teacher's maps.
+
+    Attributes:
+      mean, std: the normalisation the teacher gets.
+      pad_to: the long side is resized to this and the rest zero-padded right and below (SAM), or None.
+      crop: drop the part of the maps that is padding (the published code keeps it and so stretches the student's map
+        over a misaligned one).
+    """
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    pad_to: int | None = None
+    crop: bool = False
+
+    def __call__(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b h w 3"]:
+        """The teacher's images from ImageNet-normalised ones."""
+        if (self.mean, self.std) != (IMAGENET_MEAN, IMAGENET_STD):
+            scale = jnp.asarray(IMAGENET_STD) / jnp.asarray(self.std)
+            shift = (jnp.asarray(IMAGENET_MEAN) - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+            images = images * scale + shift
+        if self.pad_to is None:
+            return images
+        h, w = self.resized(images.shape[1:3])
+        shape = (images.shape[0], h, w, images.shape[3])
+        images = jax.image.resize(images, shape, jax.image.ResizeMethod.CUBIC_PYTORCH, antialias=False)
+        return jnp.pad(images, ((0, 0), (0, self.pad_to - h), (0, self.pad_to - w), (0, 0)))
+
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the image before padding, its long side `pad_to`; rounded half up."""
+        scale = self.pad_to / max(size)
+        return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
+
+    def select(
+        self, maps: tuple[Float[Array, "b h w c"], ...], size: tuple[int, int]
+    ) -> tuple[Float[Array, "b h w c"], ...]:
+        """The maps without rows and columns that hold nothing but padding, where `crop` asks for it.
+
+        Args:
+          maps: the teacher's.
+          size: (height, width) of the student's images.
+        """
+        if self.pad_to is None or not self.crop:
+            return maps
+        h, w = self.resized(size)
+        valid = lambda m: m[:, : -(-m.shape[1] * h // self.pad_to), : -(-m.shape[2] * w // self.pad_to)]  # noqa: E731
+        return tuple(valid(m) for m in maps)

@@ -1,1 +1,12 @@
 """Distil a committee of vision foundation models into one dense multi-task student."""
+
+import importlib
+
+_EXPORTS = {"build": "sak_jax.builders", "load": "sak_jax.builders", "Outputs": "sak_jax.models.student"}
+
+
+def __getattr__(name: str):
+    # JAX is imported when it is first needed, so that `import sak_jax` costs nothing.
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module 'sak_jax' has no attribute {name!r}")

@@ -1,0 +1,213 @@
+"""What a recipe may say: every key with its default, the parsing of recipe arguments, and the checks before a run."""
+
+import json
+from collections.abc import Mapping
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from sak_jax import files
+from sak_jax.data.tasks import Task, select
+from sak_jax.errors import UserError
+
+RUNTIME_KEYS = ("checkpoint", "log_every", "mesh", "data.root", "data.workers", "teachers_dir", "compilation_cache")
+"""Keys that say how a run is carried out, not what it computes: they may differ when a run is resumed."""
+
+
+def base() -> ConfigDict:
+    """The defaults all recipes start from; a recipe in `configs/` changes what it needs."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "image_size": (448, 576),  # Height, width of what the student sees.
+            "batch_size": 16,  # Images a step, over all devices.
+            "dtype": "float32",  # Of the computation: float32 or bfloat16. Parameters are float32.
+            "init_from": "",  # A workdir, a checkpoint or a published .pth; "" starts from the stem initialisation.
+            "tasks": {},  # {task: {field: value}}: rows of `sak_jax.data.tasks.TASKS`, or new ones.
+            "baselines": {},  # Single-task scores that Delta_m compares with: {"semseg/mIoU": ..}.
+            "model": {
+                "stem": "base",  # A key of `sak_jax.models.student.STEMS`, or "custom" with the four sizes below.
+                "width": 0,  # 0 takes the stem's.
+                "depth": 0,
+                "heads": 0,
+                "patch": 0,
+                "stem_init": "",  # "rooms" (shipped, for the tiny stem), an augreg .npz, or "" for random.
+                "router": "mor",  # "mor" or "none": the plain sum of all experts.
+                "noisy_gating": True,
+                "down_ratio": 4,  # Width of the stem over width inside an adapter.
+                "aligners": "auto",  # "auto": where widths differ; "all"; "none".
+                "freeze": "none",  # "stem", or "all_but_routers" (the heads learn too).
+                "remat": False,  # Recompute blocks in the backward pass: less memory, more time.
+                "lora": {"rank": 0, "alpha": 16.0, "targets": ("qkv", "proj")},  # On the stem in stage 1.
+            },
+            "teachers": {},  # {name: {"model": a key of the registry}}.
+            "teachers_random": False,  # Random teachers, to try a recipe out without weights.
+            "teachers_dir": "",  # Where converted weights lie; "" is ~/.cache/sak_jax/teachers.
+            "distill": {  # Stage 1.
+                "steps": 0,
+                "lr": 1e-3,
+                "warmup_lr": 1.25e-7,
+                "warmup_steps": 0,
+                "final_lr": 1e-5,
+                "weight_decay": 0.01,
+                "clip": 0.0,  # Global norm of the gradient; 0 is no clipping.
+                "accumulate": 1,  # Parts a batch is split into, one after another.
+                "loss": "cos+l1",  # "cos+l1", "cos" or "l2".
+                "data": {},  # What differs from `data` in stage 1, which reads the training images without labels.
+            },
+            "multitask": {  # Stage 2.
+                "steps": 0,
+                "alpha": 1.0,  # Weight of the distillation loss; 0 leaves the teachers out.
+                "lr": 2e-5,
+                "power": 0.9,  # Of the polynomial decay to zero.
+                "weight_decay": 1e-6,
+                "clip": 10.0,
+                "accumulate": 1,
+                "eval_every": 0,  # Steps between evaluations during training; 0 is only at the end.
+                "scale_range": (0.5, 2.0),  # Of the random scale augmentation.
+            },
+            "data": {
+                "name": "",
+                "root": "",
+                "workers": 0,  # Worker processes that read and transform; 0 is threads.
+                "on_error": "raise",  # Or "skip": leave out samples that can't be read, count and report them.
+            },
+            "eval_batch_size": 16,
+            "log_every": 10,
+            "checkpoint": {"every": 100, "keep": 2},  # Steps; how many of the newest are kept (the best is kept too).
+            "mesh": {"data": -1, "fsdp": 1},  # Devices along each axis; -1 is all that are left.
+            "compilation_cache": "~/.cache/sak_jax/xla",  # "" compiles afresh every time.
+        }
+    )
+
+
+def arguments(text: str | None, **defaults: str) -> dict[str, str]:
+    """Recipe arguments: `stem=base,teachers=large` after the colon of `--config=configs/nyud.py:...`.
+
+    Raises:
+      UserError: an argument that the recipe does not have, or one without a value.
+    """
+    values = dict(defaults)
+    for item in filter(None, (text or "").split(",")):
+        key, separator, value = item.partition("=")
+        if not separator or not value or key not in defaults:
+            raise UserError(f"recipe argument {item!r}: write key=value with a key of {', '.join(defaults)}")
+        values[key] = value
+    return values
+
+
+def check(config: ConfigDict, devices: int) -> None:
+    """Refuses what cannot run, before anything is loaded.
+
+    Raises:
+      UserError: names the key, its value and what would do.
+    """
+    for key in ("batch_size", "eval_batch_size", "log_every", "model.down_ratio"):
+        _require(_get(config, key) > 0, config, key, "must be positive")
+    for key in (
+        "distill.steps",
+        "multitask.steps",
+        "checkpoint.every",
+        "checkpoint.keep",
+        "data.workers",
+        "distill.lr",
+    ):
+        _require(_get(config, key) >= 0, config, key, "must not be negative")
+    for key in ("batch_size", "eval_batch_size"):
+        _require(_get(config, key) % devices == 0, config, key, f"must be a multiple of the {devices} devices")
+    for stage in ("distill", "multitask"):
+        parts = config[stage].accumulate
+        _require(parts > 0, config, f"{stage}.accumulate", "must be positive")
+        _require(
+            config.batch_size % (parts * devices) == 0,
+            config,
+            "batch_size",
+            f"must be a multiple of {stage}.accumulate x devices = {parts * devices}",
+        )
+    choices = {
+        "dtype": ("float32", "bfloat16"),
+        "model.router": ("mor", "none"),
+        "model.aligners": ("auto", "all", "none"),
+        "model.freeze": ("none", "stem", "all_but_routers"),
+        "distill.loss": ("cos+l1", "cos", "l2"),
+        "data.on_error": ("raise", "skip"),
+    }
+    for key, allowed in choices.items():
+        _require(_get(config, key) in allowed, config, key, f"must be one of {', '.join(allowed)}")
+    _require(len(config.image_size) == 2, config, "image_size", "must be (height, width)")
+    _require(
+        config.distill.steps + config.multitask.steps > 0, config, "multitask.steps", "or distill.steps must be set"
+    )
+    _require(not config.distill.steps or len(config.teachers) > 0, config, "distill.steps", "needs teachers")
+    _require(not config.multitask.steps or len(config.tasks) > 0, config, "multitask.steps", "needs tasks")
+    selected_tasks(config)
+
+
+def check_workdir(config: ConfigDict, workdir: epath.Path) -> None:
+    """Writes `config.json` into a fresh workdir; in a used one makes sure that the same config made it.
+
+    Raises:
+      UserError: the workdir is another config's; names the first keys that differ.
+    """
+    file = workdir / "config.json"
+    mine = json.loads(config.to_json())
+    if file.exists():
+        theirs = flatten(json.loads(file.read_text()))
+        differing = [
+            key
+            for key in sorted(set(theirs) | set(flatten(mine)))
+            if theirs.get(key) != flatten(mine).get(key) and not key.startswith(RUNTIME_KEYS)
+        ]
+        if differing:
+            key = differing[0]
+            more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+            raise UserError(
+                f"{workdir} was made by another config: {key} is {theirs.get(key)!r} there and "
+                f"{flatten(mine).get(key)!r} here{more}; give the run another --workdir"
+            )
+    files.write_text(file, json.dumps(mine, indent=2) + "\n")
+
+
+def from_dict(values: Mapping) -> ConfigDict:
+    """The config that a run or a checkpoint holds as JSON."""
+    config = base()
+    with config.unlocked():
+        config.update(values)
+    config.image_size = tuple(config.image_size)
+    return config
+
+
+def ordered(section: ConfigDict) -> dict:
+    """A section as a plain dict in the order in which the recipe gives it, where ConfigDict's own iteration sorts."""
+    return json.loads(section.to_json())
+
+
+def selected_tasks(config: ConfigDict) -> tuple[Task, ...]:
+    """The recipe's tasks, in its order.
+
+    Raises:
+      UserError: a task is not fully described.
+    """
+    return select(ordered(config.tasks))
+
+
+def flatten(values: Mapping, prefix: str = "") -> dict:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _get(config: ConfigDict, key: str):
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _require(condition: bool, config: ConfigDict, key: str, remedy: str) -> None:
+    if not condition:
+        raise UserError(f"config.{key} is {_get(config, key)!r}: it {remedy}")

@@ -1,0 +1,157 @@
+"""What a stage starts from: the stage before it, another run, a published file, or a stem initialisation."""
+
+import dataclasses
+import logging
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+from ml_collections import ConfigDict
+
+from sak_jax import builders, checkpoints
+from sak_jax.errors import UserError
+from sak_jax.models.resize import resize_positions
+from sak_jax.models.student import StudentConfig
+from sak_jax.steps import TrainState
+
+logger = logging.getLogger(__name__)
+
+BACKBONE = ("stem", "adapters", "output_norms", "aligners")
+"""The parts that stage 2 takes over; routers and heads are new (SAK, section 3.3)."""
+
+Weights = dict[tuple, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A backbone to start from.
+
+    Attributes:
+      name: for messages.
+      weights: arrays by path.
+      config: of the student they come from.
+    """
+
+    name: str
+    weights: Weights
+    config: StudentConfig
+
+
+def initial_weights(config: ConfigDict, stage: str, state: TrainState, previous) -> TrainState:
+    """`state` with the weights it starts from.
+
+    Args:
+      config: the recipe; `init_from` and `model.stem_init` are looked at where there is no stage before.
+      stage: which one starts.
+      state: freshly made.
+      previous: what the stage before gave, or None.
+
+    Raises:
+      UserError: the weights are missing or do not fit.
+    """
+    target = builders.student_config(config, stage)
+    if previous is not None:
+        source = Source("stage 1", _flat(previous[1]), builders.student_config(config, "distill"))
+    elif config.init_from:
+        source = read(config.init_from, config)
+    elif config.model.stem_init:
+        source = Source(config.model.stem_init, _stem(config, target), dataclasses.replace(target, teachers=()))
+    else:
+        return state
+    weights = adapt(source, target)
+    used = set()
+
+    def fill(part: nnx.State) -> nnx.State:
+        filled = {}
+        for path, value in nnx.to_flat_state(part):
+            if path in weights:
+                if weights[path].shape != value.shape:
+                    raise UserError(
+                        f"{source.name} does not fit: {'.'.join(map(str, path))} has shape {weights[path].shape} there "
+                        f"and {value.shape} here; use the recipe that made it, or another start"
+                    )
+                used.add(path)
+                value = value.replace(jax.device_put(np.asarray(weights[path], value.dtype), value.sharding))
+            filled[path] = value
+        return nnx.from_flat_state(filled)
+
+    state = dataclasses.replace(state, params=fill(state.params), frozen=fill(state.frozen))
+    unused = sorted(set(weights) - used)
+    if unused:
+        raise UserError(f"{source.name} does not fit: it has {'.'.join(map(str, unused[0]))}, which this recipe lacks")
+    logger.info("%s starts from %s: %d arrays", stage, source.name, len(used))
+    return state
+
+
+def read(path: str, config: ConfigDict) -> Source:
+    """The backbone in a workdir, a checkpoint or a published `.pth` file.
+
+    Raises:
+      UserError: there is nothing to read, or it is no student.
+    """
+    if epath.Path(path).suffix in (".pth", ".pt", ".bin", ".safetensors"):
+        from sak_jax.convert.student import read_student
+
+        student = read_student(path, config)
+        return Source(path, _flat(nnx.state(student)), student.config)
+    theirs, stage, model = checkpoints.load(path)
+    return Source(path, _flatten(model), builders.student_config(theirs, stage))
+
+
+def adapt(source: Source, target: StudentConfig) -> Weights:
+    """The source's backbone for the target: its teachers selected, its positions resampled (bicubic, no antialias).
+
+    A target without teachers takes the stem alone; aligners of the source that the target lacks are dropped.
+
+    Raises:
+      UserError: the target has a teacher that the source did not learn from.
+    """
+    theirs, mine = [name for name, _ in source.config.teachers], [name for name, _ in target.teachers]
+    stem_only = not theirs or not mine
+    missing = [name for name in mine if theirs and name not in theirs]
+    if missing:
+        raise UserError(f"{source.name} has no path for the teacher {missing[0]}: it learned from {', '.join(theirs)}")
+    order = [theirs.index(name) for name in mine] if not stem_only else []
+    weights = {}
+    for path, value in source.weights.items():
+        part = path[0]
+        if part not in BACKBONE or (stem_only and part != "stem"):
+            continue
+        if part == "aligners" and path[1] not in target.aligners:
+            continue
+        if part == "adapters" and path[1] == "entry":
+            value = value[order]
+        elif part in ("adapters", "output_norms"):
+            value = value[:, order]
+        elif path == ("stem", "position_embedding"):
+            prefix = int(source.config.stem.class_token)
+            value = resize_positions(value, source.config.stem.grid, target.stem.grid, prefix=prefix, antialias=False)
+        weights[path] = np.asarray(value)
+    return weights
+
+
+def _stem(config: ConfigDict, target: StudentConfig) -> Weights:
+    """The stem initialisation that `config.model.stem_init` names, for the target's grid."""
+    if config.model.stem_init == "rooms":
+        from sak_jax.teachers import rooms
+
+        flat, grid = rooms.stem_state(), rooms.STEM.grid
+    else:
+        from sak_jax.convert.augreg import read_stem
+
+        flat, grid = read_stem(config.model.stem_init, target.stem)
+    path = ("position_embedding",)
+    flat[path] = resize_positions(flat[path], grid, target.stem.grid, prefix=1, antialias=False)
+    return {("stem", *path): np.asarray(value) for path, value in flat.items()}
+
+
+def _flat(state: nnx.State) -> Weights:
+    return {path: np.asarray(jax.device_get(value[...])) for path, value in nnx.to_flat_state(state)}
+
+
+def _flatten(tree: dict, prefix: tuple = ()) -> Weights:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, (*prefix, key)) if isinstance(value, dict) else {(*prefix, key): value}
+    return flat

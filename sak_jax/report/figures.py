@@ -1,0 +1,152 @@
+"""The report of a run: a table of scores, and image, prediction and truth for every task on a few scenes."""
+
+import base64
+import html
+from collections.abc import Callable
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jaxtyping import Array, Float, Shaped, UInt8
+
+from sak_jax import files
+from sak_jax.data import tasks, transforms
+from sak_jax.evaluate import Evaluator
+from sak_jax.models.student import Student
+from sak_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+
+Picture = UInt8[np.ndarray, "h w 3"]
+
+
+def write(workdir: epath.Path, evaluator: Evaluator, student: Student, scores: dict[str, float], delta: float | None):
+    """Writes `report/predictions.png` and `report/index.html` into the workdir.
+
+    Args:
+      workdir: of the run.
+      evaluator: has the validation images and the tasks.
+      student: the trained student.
+      scores: each task's scores.
+      delta: Delta_m in percent, or None.
+    """
+    folder = workdir / "report"
+    picture = predictions(evaluator, student, images=4)
+    ok, encoded = cv2.imencode(".png", picture[..., ::-1])
+    if not ok:
+        raise OSError("the picture of predictions could not be encoded")
+    files.write_bytes(folder / "predictions.png", encoded.tobytes())
+    page = _page(workdir.name, evaluator.config.baselines, scores, delta, encoded.tobytes())
+    files.write_bytes(folder / "index.html", page.encode())
+
+
+def predictions(evaluator: Evaluator, student: Student, images: int) -> Picture:
+    """Rows: image, then prediction above truth for each task; a column a task, titles on top."""
+    size = tuple(evaluator.config.image_size)
+    transform = transforms.evaluation_transform(size, evaluator.tasks)
+    count = min(images, len(evaluator.source))
+    # Evenly spaced over the set, the same scenes every time.
+    samples = [transform(evaluator.source[index * len(evaluator.source) // count], None) for index in range(count)]
+    batch = jnp.asarray(np.stack([sample["image"] for sample in samples]))
+    outputs = jax.jit(lambda student, images: student(images).predictions)(student, batch)
+    outputs = jax.device_get(outputs)
+    scale = max(1, round(160 / size[0]))
+    rows = [_titles(["image", *(task.name for task in evaluator.tasks)], size[1] * scale)]
+    for index, sample in enumerate(samples):
+        image = np.clip((sample["image"] * IMAGENET_STD + IMAGENET_MEAN) * 255, 0, 255).astype(np.uint8)
+        predicted, true = [image], [np.full_like(image, 255)]
+        for task in evaluator.tasks:
+            ours, truth = draw(task, outputs[task.name][index], sample[task.name])
+            predicted.append(ours)
+            true.append(truth)
+        rows += [_enlarge(np.concatenate(row, axis=1), scale) for row in (predicted, true)]
+    return np.concatenate(rows)
+
+
+def draw(
+    task: tasks.Task, prediction: Float[Array, "h w c"], label: Shaped[np.ndarray, "h w *c"]
+) -> tuple[Picture, Picture]:
+    """A task's prediction and truth as pictures on one scale; what is to be ignored is grey."""
+    drawer = DRAWERS.get(task.loss, _draw_classes)
+    ours, truth = drawer(np.asarray(prediction), np.asarray(label))
+    ignored = (label == tasks.IGNORE) if label.ndim == 2 else (label == tasks.IGNORE).any(-1)
+    truth[ignored] = 128
+    return ours, truth
+
+
+def _draw_classes(prediction, label):
+    colours = palette(256)
+    return colours[np.argmax(prediction, -1)], colours[label]
+
+
+def _draw_binary(prediction, label):
+    probability = 1 / (1 + np.exp(-(prediction[..., 1] - prediction[..., 0])))
+    return _grey(probability), _grey(label == 1)
+
+
+def _draw_normals(prediction, label):
+    unit = prediction / np.maximum(np.linalg.norm(prediction, axis=-1, keepdims=True), 1e-6)
+    return tuple(np.clip((x + 1) * 127.5, 0, 255).astype(np.uint8) for x in (unit, label))
+
+
+def _draw_edges(prediction, label):
+    return _grey(1 / (1 + np.exp(-prediction[..., 0]))), _grey(label)
+
+
+def _draw_depth(prediction, label):
+    valid = label != tasks.IGNORE
+    far = float(label[valid].max()) if valid.any() else 1.0
+    maps = (np.clip(x / far, 0, 1) for x in (prediction[..., 0], np.where(valid, label, 0)))
+    return tuple(cv2.applyColorMap((255 * x).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1].copy() for x in maps)
+
+
+DRAWERS: dict[str, Callable] = {
+    "cross_entropy": _draw_classes,
+    "balanced_cross_entropy": _draw_binary,
+    "normals_l1": _draw_normals,
+    "balanced_binary": _draw_edges,
+    "l1": _draw_depth,
+}
+"""How a task is drawn, by its loss, which says what its channels mean."""
+
+
+def palette(classes: int) -> UInt8[np.ndarray, "classes 3"]:
+    """Colours that tell neighbouring class indices apart (PASCAL VOC's bit interleaving)."""
+    index = np.arange(classes)
+    colours = np.zeros((classes, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((index >> channel) & 1) << (7 - bit)).astype(np.uint8)
+        index >>= 3
+    return colours
+
+
+def _grey(x) -> Picture:
+    return np.repeat((255 * np.asarray(x, np.float32)).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _enlarge(picture: Picture, scale: int) -> Picture:
+    return np.repeat(np.repeat(picture, scale, axis=0), scale, axis=1)
+
+
+def _titles(names: list[str], width: int) -> Picture:
+    strip = np.full((24, width * len(names), 3), 255, np.uint8)
+    for column, name in enumerate(names):
+        cv2.putText(strip, name, (column * width + 4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip
+
+
+def _page(name: str, baselines, scores: dict[str, float], delta: float | None, picture: bytes) -> str:
+    rows = "".join(
+        f"<tr><td>{html.escape(key)}</td><td>{value:.4g}</td>"
+        f"<td>{'' if baselines.get(key) is None else format(baselines[key], '.4g')}</td></tr>"
+        for key, value in scores.items()
+    )
+    total = "" if delta is None else f"<p>Delta<sub>m</sub> {delta:+.2f} %</p>"
+    data = base64.b64encode(picture).decode()
+    return (
+        f"<!doctype html><meta charset=utf-8><title>{html.escape(name)}</title>"
+        "<style>body{font:16px sans-serif;margin:2em}td,th{padding:.2em 1em;text-align:left}img{max-width:100%}</style>"
+        f"<h1>{html.escape(name)}</h1><table><tr><th>metric<th>student<th>single-task</tr>{rows}</table>{total}"
+        f"<p>Image with each task's prediction; truth below.</p><img alt=predictions src=data:image/png;base64,{data}>"
+    )

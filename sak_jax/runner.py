@@ -1,0 +1,87 @@
+"""One run from config to results: train, evaluate, write down, show."""
+
+import json
+import logging
+import math
+import os
+import time
+
+import jax
+from etils import epath
+from flax import nnx
+from ml_collections import ConfigDict
+
+from sak_jax import builders, checkpoints, files, sharding
+from sak_jax import config as config_lib
+from sak_jax.evaluate import Evaluator, table
+from sak_jax.models.student import Student
+from sak_jax.train import train
+
+logger = logging.getLogger(__name__)
+
+
+def start_jax(config: ConfigDict) -> None:
+    """Joins the other processes of a multi-host run, and turns the compilation cache on."""
+    if os.environ.get("JAX_COORDINATOR_ADDRESS") or "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
+        jax.distributed.initialize()
+    if config.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compilation_cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def run(config: ConfigDict, workdir: epath.Path, mode: str, started: float) -> None:
+    """Trains (or resumes) unless `mode` is `evaluate`, then evaluates and writes `results.json` and the report.
+
+    Raises:
+      UserError: the recipe, its data or its weights are not as they should be.
+    """
+    config_lib.check(config, jax.device_count())
+    if mode == "train":
+        config_lib.check_workdir(config, workdir)
+        if finished(config, workdir):
+            logger.info("%s is finished; evaluating it again", workdir)
+            mode = "evaluate"
+    if mode == "train":
+        graph, model, evaluator = train(config, workdir)
+    else:
+        graph, model, evaluator = restore(config, workdir)
+    if evaluator is None:
+        logger.info("stage 1 is done: %s holds the distilled student", checkpoints.find(workdir))
+        return
+    scores = evaluator(model)
+    delta = evaluator.delta_m(scores)
+    results = {
+        "metrics": {name: value if math.isfinite(value) else None for name, value in scores.items()},
+        "delta_m": delta,
+        "steps": config.distill.steps + config.multitask.steps,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    if config.teachers_random:
+        results["teachers_random"] = True
+        logger.warning("THE TEACHERS WERE RANDOM: these scores say nothing about the method")
+    if jax.process_index() == 0:
+        files.write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+        from sak_jax.report import figures
+
+        figures.write(workdir, evaluator, nnx.merge(graph, model), scores, delta)
+        print(table(scores, dict(config.baselines), delta))
+        print(f"report: {workdir / 'report' / 'index.html'}")
+
+
+def finished(config: ConfigDict, workdir: epath.Path) -> bool:
+    """Whether the run's last stage has its last checkpoint."""
+    stage = "multitask" if config.multitask.steps else "distill"
+    return (workdir / checkpoints.FOLDER / stage / str(config[stage].steps)).exists()
+
+
+def restore(config: ConfigDict, workdir: epath.Path):
+    """The newest checkpoint's student on the mesh, and its evaluator (None after stage 1 alone)."""
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    _, stage, model = checkpoints.load(workdir)
+    settings = builders.student_config(config, stage)
+    abstract = nnx.eval_shape(lambda: Student(settings, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(abstract)
+    nnx.replace_by_pure_dict(state, model)
+    state = jax.device_put(state, sharding.state_sharding(state, mesh))
+    evaluator = Evaluator(config, graph, mesh) if stage == "multitask" else None
+    return graph, state, evaluator

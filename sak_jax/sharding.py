@@ -1,0 +1,57 @@
+"""The device mesh, and where arrays lie on it."""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from sak_jax.errors import UserError
+
+SMALLEST_SHARDED = 2**16
+"""Parameters with fewer elements are replicated: gathering them costs more than they save."""
+
+
+def make_mesh(data: int, fsdp: int) -> Mesh:
+    """A mesh with axes `data` and `fsdp` over all devices; -1 is what is left.
+
+    Raises:
+      UserError: the axes do not multiply to the number of devices.
+    """
+    devices = jax.device_count()
+    if data == -1:
+        data = devices // fsdp
+    if data * fsdp != devices:
+        raise UserError(f"config.mesh: data {data} x fsdp {fsdp} is not the {devices} devices there are")
+    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis over all devices."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_sharding(abstract, mesh: Mesh):
+    """Each array's longest axis that `fsdp` divides is sharded over it; small arrays are replicated."""
+
+    def place(leaf):
+        size = mesh.shape["fsdp"]
+        if size == 1 or leaf.size < SMALLEST_SHARDED:
+            return replicated(mesh)
+        for axis in np.argsort(leaf.shape)[::-1]:
+            if leaf.shape[axis] % size == 0:
+                spec = [None] * leaf.ndim
+                spec[axis] = "fsdp"
+                return NamedSharding(mesh, PartitionSpec(*spec))
+        return replicated(mesh)
+
+    return jax.tree.map(place, abstract)
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows of a batch as global arrays, the first axis over all devices."""
+    sharding = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}

@@ -1,0 +1,227 @@
+"""The training loop of both stages."""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from sak_jax import builders, data, optim, sharding, steps
+from sak_jax.checkpoints import Checkpoints
+from sak_jax.config import selected_tasks
+from sak_jax.data import pipeline, transforms
+from sak_jax.evaluate import Evaluator
+from sak_jax.handover import initial_weights
+from sak_jax.logs import MetricsLog
+from sak_jax.models.student import Student
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One of the two stages.
+
+    Attributes:
+      name: `distill` or `multitask`; the key of its settings in the config.
+      step: its training step.
+    """
+
+    name: str
+    step: Callable
+
+
+STAGES = (Stage("distill", steps.distill_step), Stage("multitask", steps.multitask_step))
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop, and has saved
+    """The run was asked to stop and its progress is saved; the message says how to go on."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss or gradient is not a number; the message names the step and the values."""
+
+
+def train(config: ConfigDict, workdir: epath.Path) -> tuple[nnx.GraphDef, nnx.State, Evaluator | None]:
+    """Runs, or resumes, the stages of a recipe.
+
+    Args:
+      config: a checked recipe.
+      workdir: gets `metrics.jsonl`, event files and `checkpoints/`.
+
+    Returns:
+      The student's graph definition and state, and the evaluator of the last stage, if it has tasks.
+
+    Raises:
+      UserError: missing data or weights. Stopped: on SIGTERM or Ctrl-C. NonFiniteLossError: a diverged run.
+    """
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    stages = [stage for stage in STAGES if config[stage.name].steps > 0]
+    result = None
+    for index, stage in enumerate(stages):
+        later_started = any((workdir / "checkpoints" / later.name).exists() for later in stages[index + 1 :])
+        if result is None and later_started and Checkpoints(workdir, stages[-1].name, config).newest is not None:
+            continue  # A later stage has begun: this one is done.
+        result = train_stage(config, stage, workdir, mesh, previous=result)
+    return result
+
+
+def train_stage(
+    config: ConfigDict, stage: Stage, workdir: epath.Path, mesh: jax.sharding.Mesh, previous
+) -> tuple[nnx.GraphDef, nnx.State, Evaluator | None]:
+    """Trains one stage to its end, from its newest checkpoint or from what came before it."""
+    settings = config[stage.name]
+    stage_tasks = selected_tasks(config) if stage.name == "multitask" else ()
+    distils = stage.name == "distill" or settings.alpha > 0
+    committee = nnx.split(builders.committee(config)) if distils and config.teachers else (None, None)
+
+    tx = optim.optimizer(stage.name, settings)
+    graph, state = create_state(config, stage, tx, mesh)
+    objective = steps.Objective(
+        student=graph,
+        committee=committee[0],
+        tasks=stage_tasks,
+        alpha=settings.get("alpha", 1.0),
+        distillation=config.distill.loss,
+        optimizer=tx,
+        schedule=optim.schedule(stage.name, settings),
+        accumulate=settings.accumulate,
+        seed=config.seed,
+    )
+    committee_state = jax.device_put(committee[1], sharding.replicated(mesh)) if committee[1] is not None else None
+    train_step = jax.jit(partial(stage.step, objective), donate_argnums=0)
+    batches = training_batches(config, stage)
+    evaluator = Evaluator(config, graph, mesh) if stage_tasks else None
+
+    checkpoints = Checkpoints(workdir, stage.name, config)
+    if checkpoints.newest is None:
+        state = initial_weights(config, stage.name, state, previous)
+    else:
+        state, iterator = checkpoints.restore(state)
+        batches.set_state(iterator)
+        logger.info("%s resumes at step %d", stage.name, int(state.step))
+    log = MetricsLog(workdir, stage.name, resume_at=int(state.step))
+
+    first, pending = int(state.step), None
+    progress = tqdm(
+        total=settings.steps, initial=first, desc=stage.name, unit="step", disable=None if is_main() else True
+    )
+    with stop_signals() as stop_requested, contextlib.closing(batches), contextlib.closing(log), progress:
+        for step in range(first + 1, settings.steps + 1):
+            batch = sharding.put_batch(next(batches), mesh)
+            state, values = train_step(state, committee_state, batch)
+            # The step before this one is looked at while this one runs.
+            report(log, progress, config, pending)
+            pending = (step, values)
+            progress.update()
+
+            stopping = stop_requested()
+            last = step == settings.steps
+            evaluates = evaluator and not last and settings.eval_every and step % settings.eval_every == 0
+            if not (stopping or last or evaluates or step % max(config.checkpoint.every, 1) == 0):
+                continue
+            report(log, progress, config, pending)
+            pending, score = None, None
+            if evaluates or (last and evaluator):
+                scores = evaluator(state.model)
+                score = evaluator.score(scores)
+                log.write(step, "val", scores)
+            checkpoints.save(state, batches.get_state(), score)
+            if stopping and not last:
+                checkpoints.close()
+                raise Stopped(f"stopped at step {step} of {stage.name}; run the same command to go on")
+    checkpoints.close()
+    return graph, state.model, evaluator
+
+
+def create_state(config: ConfigDict, stage: Stage, tx, mesh) -> tuple[nnx.GraphDef, steps.TrainState]:
+    """A fresh state, made where it lies: its shardings follow from abstract shapes before any array exists."""
+    settings = builders.student_config(config, stage.name)
+    is_trained = optim.trainable(config.model.freeze, lora_only=stage.name == "distill" and config.model.lora.rank > 0)
+
+    def create():
+        student = Student(settings, rngs=nnx.Rngs(config.seed))
+        _, params, stats, frozen = nnx.split(student, is_trained, nnx.BatchStat, ...)
+        return steps.TrainState(jnp.zeros((), jnp.int32), params, frozen, stats, tx.init(params))
+
+    abstract = jax.eval_shape(create)
+    # Runs once: on a CPU, where optimising it would take longer than training some small students, it is not optimised.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    placed = sharding.state_sharding(abstract, mesh)
+    state = jax.jit(create, out_shardings=placed, compiler_options=options)()
+    return nnx.graphdef(nnx.eval_shape(lambda: Student(settings, rngs=nnx.Rngs(0)))), state
+
+
+def training_batches(config: ConfigDict, stage: Stage) -> pipeline.Batches:
+    """The stage's endless batches of this process."""
+    size = tuple(config.image_size)
+    if stage.name == "distill":
+        settings = {**config.data, **config.distill.data}
+        source, transform = data.create_source(settings, "train", (), size), transforms.distill_transform(size)
+    else:
+        wanted = selected_tasks(config)
+        source = data.create_source(config.data, "train", [task.name for task in wanted], size)
+        transform = transforms.multitask_transform(size, wanted, scale_range=tuple(config.multitask.scale_range))
+    return pipeline.train_batches(
+        source,
+        transform,
+        config.batch_size,
+        config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=config.data.workers,
+    )
+
+
+def report(log: MetricsLog, progress: tqdm, config: ConfigDict, pending: tuple[int, dict] | None) -> None:
+    """Waits for a step's values, makes sure they are finite, and writes them down now and then.
+
+    Raises:
+      NonFiniteLossError: names the step and the values.
+    """
+    if pending is None:
+        return
+    step, values = pending
+    values = {name: float(value) for name, value in jax.device_get(values).items()}
+    if not math.isfinite(values["total"]) or not math.isfinite(values["grad_norm"]):
+        listed = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        raise NonFiniteLossError(f"step {step} gave a loss that is not finite: {listed}; the last checkpoint is kept")
+    progress.set_postfix(loss=f"{values['total']:.3f}", refresh=False)
+    if step == 1 or step % config.log_every == 0:
+        log.write(step, None, values)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Within it, SIGTERM and Ctrl-C only set a flag; the function given says whether it is set on any process."""
+    received = []
+    handler = lambda number, frame: received.append(number)  # noqa: E731
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def requested() -> bool:
+        if jax.process_count() == 1:
+            return bool(received)
+        from jax.experimental import multihost_utils
+
+        return bool(np.any(multihost_utils.process_allgather(np.array(bool(received)))))
+
+    try:
+        yield requested
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def is_main() -> bool:
+    """Whether this process writes what all share."""
+    return jax.process_index() == 0

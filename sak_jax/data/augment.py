@@ -13,7 +13,8 @@ IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 _LEVELS = np.arange(256, dtype=np.float32)
-_NORMALISED = ((_LEVELS[:, None] / np.float32(255) - IMAGENET_MEAN) / IMAGENET_STD)[None]
+_FACTOR = (1 / (255 * IMAGENET_STD.astype(np.float64))).astype(np.float32)
+_OFFSET = (-IMAGENET_MEAN.astype(np.float64) / IMAGENET_STD).astype(np.float32)
 MAX_CROPS = 10
 """Crops drawn before one is taken as it comes."""
 
@@ -28,6 +29,10 @@ def gather(
     label: Shaped[np.ndarray, "h w *channels"], rows: Int[np.ndarray, " i"], columns: Int[np.ndarray, " j"]
 ) -> Shaped[np.ndarray, "i j *channels"]:
     """A new array of the given rows and columns: nearest scaling, cropping and flipping in one."""
+    if label.ndim == 3 and label.dtype == np.float32:  # Twice as fast; one channel is faster by `take`.
+        places = np.empty((len(rows), len(columns), 2), np.int16)
+        places[..., 0], places[..., 1] = columns, rows[:, None]
+        return cv2.remap(label, places, None, cv2.INTER_NEAREST)
     return label.take(rows, axis=0).take(columns, axis=1)
 
 
@@ -99,11 +104,10 @@ def distort(image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator):
 
     # The way to HSV and back loses a little even where nothing is changed in between, and is gone in any case.
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-    identity = _LEVELS.astype(np.uint8)
-    saturation = _linear_table(rng.uniform(0.5, 1.5), 0.0) if rng.random() < 0.5 else identity
-    hue = ((np.arange(256) + rng.integers(-18, 18)) % 180).astype(np.uint8) if rng.random() < 0.5 else identity
-    if saturation is not identity or hue is not identity:
-        hsv = cv2.LUT(hsv, np.stack([hue, saturation, identity], axis=-1)[None])
+    if rng.random() < 0.5:
+        _map_channel(hsv, 1, _linear_table(rng.uniform(0.5, 1.5), 0.0))
+    if rng.random() < 0.5:
+        _map_channel(hsv, 0, ((np.arange(256) + rng.integers(-18, 18)) % 180).astype(np.uint8))
     image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
     last = _linear_table(rng.uniform(0.5, 1.5), 0.0) if not contrast_first and rng.random() < 0.5 else None
@@ -114,18 +118,27 @@ def _linear_table(factor: float, offset: float) -> UInt8[np.ndarray, "256"]:
     return np.clip(_LEVELS * factor + offset, 0, 255).astype(np.uint8)
 
 
+def _map_channel(image: UInt8[np.ndarray, "h w 3"], channel: int, table: UInt8[np.ndarray, "256"]) -> None:
+    cv2.insertChannel(cv2.LUT(cv2.extractChannel(image, channel), table), image, channel)
+
+
 def normalise(
     image: UInt8[np.ndarray, "h w 3"], table: UInt8[np.ndarray, "256"] | None = None
 ) -> Float32[np.ndarray, "h w 3"]:
-    """(level / 255 - mean) / std with ImageNet's statistics; `table` maps the levels before."""
-    return cv2.LUT(image, _NORMALISED if table is None else np.ascontiguousarray(_NORMALISED[:, table]))
+    """(level / 255 - mean) / std with ImageNet's statistics, up to rounding; `table` maps the levels before."""
+    image = image if table is None else cv2.LUT(image, table)
+    result = image.reshape(image.shape[0], -1).astype(np.float32)  # Whole rows, as three channels at a time are slow.
+    result *= np.tile(_FACTOR, image.shape[1])
+    result += np.tile(_OFFSET, image.shape[1])
+    return result.reshape(image.shape)
 
 
 def ignore_regions(label: np.ndarray, kind: str) -> np.ndarray:
     """Sets to 255, in place, what is to be ignored: zero normals, zero depth, human parts that show no part at all."""
     if kind == "normals":
-        # With no sum of squares in between this is three times as fast as comparing the norm.
-        label[(label[..., 0] == 0) & (label[..., 1] == 0) & (label[..., 2] == 0)] = IGNORE
+        invalid = cv2.inRange((label == 0).view(np.uint8), (1, 1, 1), (1, 1, 1))
+        if invalid.any():
+            cv2.copyTo(np.full_like(label, IGNORE), invalid, label)  # Five times as fast as assignment by index.
     elif kind == "depth":
         label[label == 0] = IGNORE
     elif kind == "human_parts" and not ((label != 0) & (label != IGNORE)).any():

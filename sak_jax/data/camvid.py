@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float32, UInt8
 
 from sak_jax.data import files
@@ -54,16 +55,17 @@ class CamVid(FileSource):
         super().__init__(f"CamVid {split}", sorted(path.stem for path in images.glob("*.png")), tasks, on_error, fit)
         if not self.ids:
             raise UserError(f"{images}: holds no PNG files")
-        self._drop(check_samples(self.ids, lambda sample_id: check_files(self._paths(sample_id))))
+        self._drop(check_samples(self.ids, lambda sample_id: check_files(self.paths(sample_id))))
 
-    def _paths(self, sample_id: str) -> dict:
+    def paths(self, sample_id: str) -> dict[str, epath.Path]:
+        """The files of a sample, by image and label."""
         paths = {"image": self._root / self._split / f"{sample_id}.png"}
         if self.tasks:
             paths["labels"] = self._root / f"{self._split}annot" / f"{sample_id}.png"
         return paths
 
     def _load(self, index: int) -> dict[str, np.ndarray]:
-        paths = self._paths(self.ids[index])
+        paths = self.paths(self.ids[index])
         sample = {"image": files.decode_image(files.read_bytes(paths["image"]), str(paths["image"]))}
         if not self.tasks:
             return sample

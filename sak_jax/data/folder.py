@@ -22,6 +22,7 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
+from etils import epath
 
 from sak_jax.data import files
 from sak_jax.data.sources import FileSource, check_files, check_samples, find_root
@@ -71,15 +72,16 @@ class Folder(FileSource):
         super().__init__(str(self._root), sorted(self._images), tasks, on_error, fit)
         if not self.ids:
             raise UserError(f"no images match {self._root / pattern}")
-        self._drop(check_samples(self.ids, lambda sample_id: check_files(self._paths(sample_id))))
+        self._drop(check_samples(self.ids, lambda sample_id: check_files(self.paths(sample_id))))
 
-    def _paths(self, sample_id: str) -> dict:
+    def paths(self, sample_id: str) -> dict[str, epath.Path]:
+        """The files of a sample, by image and label."""
         labels = {task: self._root / pattern.format(id=sample_id) for task, pattern in self._labels.items()}
         return {"image": self._images[sample_id]} | labels
 
     def _load(self, index: int) -> dict[str, np.ndarray]:
         sample = {}
-        for key, path in self._paths(self.ids[index]).items():
+        for key, path in self.paths(self.ids[index]).items():
             content, name = files.read_bytes(path), str(path)
             sample[key] = files.decode_image(content, name) if key == "image" else self._decode(key, content, name)
         return sample

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
+from etils import epath
 
 from sak_jax.data import files
 from sak_jax.data.sources import FileSource, check_files, check_samples, find_root, read_split
@@ -60,23 +61,24 @@ class NYUD(FileSource):
             logging.warning("%s lists %d images; NYUD-v2 has %d.", split_file, len(self), COUNTS[split])
         self._drop(check_samples(self.ids, self._check))
 
-    def _paths(self, sample_id: str) -> dict:
+    def paths(self, sample_id: str) -> dict[str, epath.Path]:
+        """The files of a sample, by image and label."""
         labels = {task: self._root / _LABELS[task].format(sample_id) for task in self.tasks}
         return {"image": self._root / "images" / f"{sample_id}.png"} | labels
 
     def _check(self, sample_id: str) -> str | None:
-        paths = self._paths(sample_id)
+        paths = self.paths(sample_id)
         problem = check_files(paths)
         if problem is None and "semseg" in paths:
             _read("semseg", paths["semseg"])
         return problem
 
     def _load(self, index: int) -> dict[str, np.ndarray]:
-        return {key: _read(key, path) for key, path in self._paths(self.ids[index]).items()}
+        return {key: _read(key, path) for key, path in self.paths(self.ids[index]).items()}
 
     def image_bytes(self, index: int) -> bytes:
         """The image's file as it is."""
-        return files.read_bytes(self._paths(self.ids[index])["image"])
+        return files.read_bytes(self.paths(self.ids[index])["image"])
 
 
 def _read(key: str, path: os.PathLike) -> np.ndarray:

@@ -82,7 +82,8 @@ class PASCALContext(FileSource):
             if not self.ids:
                 raise UserError(f"{split_file}: lists no image that shows people, and human_parts is the only task")
 
-    def _paths(self, sample_id: str) -> dict[str, epath.Path]:
+    def paths(self, sample_id: str) -> dict[str, epath.Path]:
+        """The files of a sample, by image and label."""
         root, paths = self._root, {"image": self._root / "JPEGImages" / f"{sample_id}.jpg"}
         if "semseg" in self.tasks:
             voc, context = (root / "semseg" / folder / f"{sample_id}.png" for folder in ("VOC12", "pascal-context"))
@@ -98,14 +99,14 @@ class PASCALContext(FileSource):
         return paths
 
     def _check(self, sample_id: str) -> str | None:
-        paths = self._paths(sample_id)
+        paths = self.paths(sample_id)
         problem = check_files(paths)
         if problem is None and "semseg" in paths:
             self._read_semseg(paths["semseg"])
         return problem
 
     def _load(self, index: int) -> dict[str, np.ndarray]:
-        paths = self._paths(self.ids[index])
+        paths = self.paths(self.ids[index])
         contents = {key: (files.read_bytes(path), str(path)) for key, path in paths.items()}
         sample = {"image": files.decode_image(*contents["image"])}
         context = None

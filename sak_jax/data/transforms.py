@@ -155,10 +155,11 @@ class _Multitask:
         free = max(len(rows) - self.size[0], 0), max(len(columns) - self.size[1], 0)
         if free == (0, 0):
             return 0, 0
+        if semseg is not None:
+            semseg = cv2.resize(semseg, (len(columns), len(rows)), interpolation=cv2.INTER_NEAREST)
         for _ in range(MAX_CROPS if semseg is not None else 0):
             top, left = (int(rng.integers(0, extent + 1)) for extent in free)
-            crop = gather(semseg, rows[top : top + self.size[0]], columns[left : left + self.size[1]])
-            if largest_class_ratio(crop) < self.max_class_ratio:
+            if largest_class_ratio(semseg[top : top + self.size[0], left : left + self.size[1]]) < self.max_class_ratio:
                 return top, left
         return tuple(int(rng.integers(0, extent + 1)) for extent in free)
 

@@ -1,0 +1,117 @@
+"""Samples a second on one core in both stages, beside the plain decoding of the same files with OpenCV.
+
+python tools/benchmark_data.py [--data=nyud|pascal_context|imagenet --root=DIR] [--samples=40]
+
+Without a root it writes rooms in the layouts of NYUD-v2 and PASCAL-Context to a temporary folder; stage 1 then reads
+the JPEG files of the latter. Times are of the processor, so that other work on the machine matters little.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import cv2
+import numpy as np
+from etils import epath
+
+from sak_jax.data import create_source, files, rooms_layouts, transforms
+from sak_jax.errors import UserError
+
+TASKS = {
+    "nyud": ("semseg", "depth", "normals", "edge"),
+    "pascal_context": ("semseg", "human_parts", "sal", "normals", "edge"),
+    "imagenet": (),
+    "folder": (),
+}
+SIZES = {"nyud": (448, 576), "pascal_context": (512, 512), "imagenet": (384, 384), "folder": (384, 384)}
+ROUNDS = 5
+
+
+def plain_decoding(paths: Sequence[epath.Path]) -> None:
+    """Decodes pictures with OpenCV, and loads arrays; MATLAB files are left out."""
+    for path in paths:
+        if path.suffix == ".npy":
+            np.load(path)
+        elif path.suffix != ".mat":
+            cv2.imdecode(np.frombuffer(files.read_bytes(path), np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def milliseconds(function: Callable[[int], object], count: int) -> float:
+    """The processor time of one call: the mean over samples of the best of some rounds."""
+    times = np.empty((ROUNDS, count))
+    for round_times in times:
+        for index in range(count):
+            start = time.process_time()
+            function(index)
+            round_times[index] = time.process_time() - start
+    return 1e3 * times.min(axis=0).mean()
+
+
+def measure(name: str, data: dict, samples: int) -> str:
+    """A line of the table."""
+    tasks, size = TASKS[name], SIZES[name]
+    source = create_source(data, "train", tasks, size)
+    count = min(samples, len(source))
+    transform = transforms.multitask_transform(size, tasks) if tasks else transforms.distill_transform(size)
+    held = [source[index] for index in range(count)]
+    transforming = milliseconds(lambda index: transform(held[index], np.random.default_rng(index)), count)
+    loading = milliseconds(lambda index: source[index], count)
+    if hasattr(source, "paths"):
+        decoding = milliseconds(lambda index: plain_decoding(list(source.paths(source.ids[index]).values())), count)
+    else:
+        images = [source.image_bytes(index) for index in range(count)] if hasattr(source, "image_bytes") else []
+        if not images:
+            raise UserError(
+                f"{data['root']}: benchmark the original files, there is nothing to compare ArrayRecord with"
+            )
+        decoding = milliseconds(lambda index: cv2.imdecode(np.frombuffer(images[index], np.uint8), 1), count)
+    rate = 1e3 / (loading + transforming)
+    stage = f"stage {2 if tasks else 1} {name}"
+    return (
+        f"{stage:24} {decoding:9.2f} {loading:9.2f} {transforming:11.2f} {rate:15.1f} "
+        f"{100 * transforming / decoding:17.0f} %"
+    )
+
+
+def recipes(flags: argparse.Namespace, folder: epath.Path) -> Iterator[tuple[str, dict]]:
+    """Names and `config.data` of what is to be measured; writes it first if no root was given."""
+    if flags.root:
+        yield flags.data, {"name": flags.data, "root": flags.root}
+        return
+    if flags.data in (None, "nyud"):
+        rooms_layouts.write_nyud(folder / "nyud", flags.samples, 1)
+        yield "nyud", {"name": "nyud", "root": folder / "nyud"}
+    if flags.data != "nyud":
+        root = folder / "pascal_context"
+        rooms_layouts.write_pascal_context(root, flags.samples, 1, size=(375, 500))
+        if flags.data != "imagenet":
+            yield "pascal_context", {"name": "pascal_context", "root": root}
+        if flags.data != "pascal_context":
+            yield "folder", {"name": "folder", "root": root, "train": {"images": "JPEGImages/*.jpg"}}
+
+
+def main() -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=("nyud", "pascal_context", "imagenet"), help="default: all")
+    parser.add_argument("--root", help="the folder of original files (default: rooms, written to a temporary folder)")
+    parser.add_argument("--samples", type=int, default=40)
+    flags = parser.parse_args()
+    if flags.root and not flags.data:
+        parser.error("--root needs --data")
+    cv2.setNumThreads(1)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            lines = [measure(name, data, flags.samples) for name, data in recipes(flags, epath.Path(folder))]
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("milliseconds a sample     decoding   loading  transforms  samples/s/core  transforms/decoding")
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -23,7 +23,7 @@ class FileSource:
     """A Grain random access data source of samples read from files; a data set gives `_load`.
 
     Under `on_error="skip"` a sample that cannot be read is replaced by the next that can, which then carries `skipped`;
-    the property `skipped` tells which these were, in whichever process they were met.
+    the property `skipped` tells which these were, in whichever process they were met, and so does a warning at the end.
 
     Args:
       name: of the data set and split, for messages.
@@ -53,7 +53,7 @@ class FileSource:
             # A file, not a variable, because worker processes skip on their own.
             handle, self._record = tempfile.mkstemp(prefix="sak_jax_skipped_", suffix=".txt")
             os.close(handle)
-            weakref.finalize(self, _remove, self._record)
+            weakref.finalize(self, _report, self._record, name, len(ids))
 
     def _load(self, index: int) -> dict[str, np.ndarray]:
         """Image and labels of a sample. Raises UserError that names the file at fault."""
@@ -96,15 +96,14 @@ class FileSource:
         self._seen.add(index)
         logging.warning("skipped: %s", message)
         with open(self._record, "a", encoding="utf-8") as file:
-            file.write(f"{self.ids[index]}\t{message}\n")
+            file.write(f"{self.ids[index]}\t{' '.join(message.split())}\n")
 
     @property
     def skipped(self) -> dict[str, str]:
         """Ids of the samples skipped so far, and why."""
         if self._record is None:
             return {}
-        with open(self._record, encoding="utf-8") as file:
-            return dict(line.rstrip("\n").split("\t", 1) for line in file)
+        return _read_record(self._record)
 
     def _drop(self, problems: dict[str, str]) -> None:
         """Raises all problems found at the start together, or takes the samples out under `on_error="skip"`."""
@@ -119,8 +118,17 @@ class FileSource:
         self._seen.clear()
 
 
-def _remove(path: str) -> None:
+def _read_record(path: str) -> dict[str, str]:
+    with open(path, encoding="utf-8") as file:
+        return dict(line.rstrip("\n").split("\t", 1) for line in file)
+
+
+def _report(path: str, name: str, count: int) -> None:
+    """Says how many samples were skipped in all, at the end of the source's life."""
     with contextlib.suppress(FileNotFoundError):
+        skipped = _read_record(path)
+        if skipped:
+            logging.warning("%s: skipped %d of %d samples: %s", name, len(skipped), count, ", ".join(skipped))
         os.unlink(path)
 
 

@@ -110,6 +110,15 @@ def test_what_is_found_at_the_start_can_be_skipped_too(nyud_root):
     assert set(pickle.loads(pickle.dumps(source)).skipped) == {"0001", "0002"}
 
 
+def test_the_skipped_are_counted_in_the_end(nyud_root, caplog):
+    damage(nyud_root / "edge" / "0002.png", "overwritten")
+    source = NYUD(nyud_root, "train", on_error="skip")
+    for _ in range(2):
+        pickle.loads(pickle.dumps(source))[1]  # As a worker process would.
+    del source
+    assert "NYUD-v2 train: skipped 1 of 5 samples: 0002" in caplog.text
+
+
 def test_nothing_left_to_read(nyud_root):
     for path in (nyud_root / "normals").iterdir():
         damage(path, "overwritten")

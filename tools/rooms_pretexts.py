@@ -72,18 +72,26 @@ class Scene(Pretext):
     outputs_per_cell = len(CLASSES)
 
     def loss(self, dense, pooled, batch, key):
-        """Cross entropy of each cell with the classes in it, and of the picture with those in the picture."""
+        """Cross entropy of each cell with the classes in it (rare ones weigh more) and of the picture."""
         share = jnp.mean(cells(jax.nn.one_hot(batch["semseg"], len(CLASSES)), self.cell), axis=(3, 4))
-        content = jnp.mean(optax.softmax_cross_entropy(dense, share))
+        weighted = share * jax.lax.rsqrt(jnp.mean(share, axis=(0, 1, 2)) + 1e-3)
+        content = -jnp.sum(weighted * jax.nn.log_softmax(dense)) / jnp.sum(weighted)
         return content + mean_binary(pooled, present(batch["semseg"]))
 
     def scores(self, dense, pooled, batch):
-        """Share of cells named right; average precision of the classes in the picture."""
+        """Share of cells named right; mean intersection over union of the cells; average precision in the picture."""
         share = jnp.mean(cells(jax.nn.one_hot(batch["semseg"], len(CLASSES)), self.cell), axis=(3, 4))
-        right = np.asarray(jnp.argmax(share, -1) == jnp.argmax(dense, -1))
+        truth, named = np.argmax(share, -1), np.argmax(dense, -1)
+        overlaps = [
+            np.sum((truth == k) & (named == k)) / np.sum((truth == k) | (named == k)) for k in range(len(CLASSES))
+        ]
         labels = np.asarray(present(batch["semseg"]))
         precision = [average_precision(pooled[:, k], labels[:, k]) for k in range(len(CLASSES))]
-        return {"content_accuracy": right.mean(), "presence_precision": np.nanmean(precision)}
+        return {
+            "content_accuracy": np.mean(truth == named),
+            "content_miou": np.mean(overlaps),
+            "presence_precision": np.nanmean(precision),
+        }
 
 
 class Stem(Scene):

@@ -1,17 +1,19 @@
 """Both stages on the embedded data set, from nothing to a table and a picture in minutes on two cores.
 
 python -m sak_jax.main --config=configs/rooms.py
+
+Baselines: `--config=configs/rooms.py:method=multitask` (nothing distilled), `:method=single-semseg` (one task).
 """
 
 from sak_jax import config as config_lib
 
 
 def get_config(text: str = ""):
-    """The recipe."""
-    config_lib.arguments(text)
+    """The recipe; `method` is sak, multitask or single-TASK."""
+    chosen = config_lib.arguments(text, method="sak")
     config = config_lib.base()
     config.image_size = (72, 96)
-    config.batch_size = 16
+    config.batch_size = 8
     config.tasks = {
         "semseg": {"channels": 14},
         "depth": {},
@@ -26,9 +28,9 @@ def get_config(text: str = ""):
         "regions": {"model": "rooms_regions"},
         "geometry": {"model": "rooms_geometry"},
     }
-    config.distill.steps = 200
+    config.distill.steps = 300
     config.distill.warmup_steps = 20
-    config.multitask.steps = 200
+    config.multitask.steps = 300
     config.multitask.lr = 1e-3
     config.multitask.scale_range = (0.75, 1.5)
     config.data.name = "rooms"
@@ -37,4 +39,4 @@ def get_config(text: str = ""):
     config.data.seed = 0
     config.data.cache = True
     config.distill.data = {"train_length": 2048}
-    return config
+    return config_lib.as_method(config, chosen["method"])

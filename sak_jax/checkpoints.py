@@ -42,6 +42,11 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True),
         )
 
+    @staticmethod
+    def exist(workdir: epath.Path, stage: str) -> bool:
+        """Whether a stage has left any checkpoint."""
+        return bool(_steps(workdir / FOLDER / stage))
+
     @property
     def newest(self) -> int | None:
         """The step of the newest checkpoint."""
@@ -70,7 +75,14 @@ class Checkpoints:
         )
 
     def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The newest checkpoint, with the shapes and shardings of `state`, and the data iterator's state."""
+        """The newest checkpoint, with the shapes and shardings of `state`, and the data iterator's state.
+
+        Raises:
+          UserError: it holds a student alone (see `write_model`).
+        """
+        folder = self._manager.directory / str(self.newest)
+        if not (folder / "progress").exists():
+            raise UserError(f"{folder} holds a student, not a run to resume: start from it with --config.init_from")
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         restored = self._manager.restore(
             self.newest,
@@ -99,6 +111,23 @@ class Checkpoints:
         self._manager.close()
 
 
+def write_model(workdir: epath.Path, stage: str, config: ConfigDict, model: nnx.State) -> None:
+    """A checkpoint that holds a student and its recipe alone, as if its stage had just ended; whole or not at all.
+
+    Args:
+      workdir: the folder that `load` is given.
+      stage: `distill` or `multitask`.
+      config: the recipe.
+      model: all of the student's parameters and statistics.
+    """
+    folder = workdir / FOLDER / stage / str(config[stage].steps)
+    items = ocp.args.Composite(
+        model=ocp.args.StandardSave(nnx.to_pure_dict(model)), config=ocp.args.JsonSave(json.loads(config.to_json()))
+    )
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(folder.resolve(), args=items)
+
+
 def find(path: epath.PathLike) -> epath.Path:
     """The checkpoint folder that `path` means: a workdir's newest (of the later stage), or the checkpoint itself.
 
@@ -109,11 +138,15 @@ def find(path: epath.PathLike) -> epath.Path:
     if (path / "model").exists():
         return path
     for stage in STAGES:
-        folder = path / FOLDER / stage
-        steps = [int(child.name) for child in folder.iterdir() if child.name.isdigit()] if folder.exists() else []
+        steps = _steps(path / FOLDER / stage)
         if steps:
-            return folder / str(max(steps))
+            return path / FOLDER / stage / str(max(steps))
     raise UserError(f"{path} holds no checkpoint: give a workdir with {FOLDER}/ in it, or one checkpoint's folder")
+
+
+def _steps(folder: epath.Path) -> list[int]:
+    """The finished checkpoints in a stage's folder; one being written has another name."""
+    return [int(child.name) for child in folder.iterdir() if child.name.isdigit()] if folder.exists() else []
 
 
 def load(path: epath.PathLike) -> tuple[ConfigDict, str, dict]:

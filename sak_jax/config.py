@@ -96,6 +96,32 @@ def arguments(text: str | None, **defaults: str) -> dict[str, str]:
     return values
 
 
+def as_method(config: ConfigDict, method: str) -> ConfigDict:
+    """The recipe carried out by SAK, or by one of the baselines it is compared with.
+
+    Args:
+      config: the recipe, changed in place.
+      method: `sak`; `multitask`: one student for all tasks, nothing distilled; `single-TASK`: one task, nothing
+        distilled (the baseline of Delta_m).
+
+    Raises:
+      UserError: there is no such method or task.
+    """
+    if method == "sak":
+        return config
+    names = list(ordered(config.tasks))
+    if method != "multitask" and method.removeprefix("single-") not in names:
+        known = ", ".join(["sak", "multitask", *(f"single-{name}" for name in names)])
+        raise UserError(f"recipe argument method={method}: it must be one of {known}")
+    config.teachers = {}
+    config.distill.steps = 0
+    config.model.router = "none"
+    if method != "multitask":
+        task = method.removeprefix("single-")
+        config.tasks = {task: ordered(config.tasks)[task]}
+    return config
+
+
 def check(config: ConfigDict, devices: int) -> None:
     """Refuses what cannot run, before anything is loaded.
 

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The exceptions that a command line reports in one line, without a traceback."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,15 @@ class UserError(ValueError):
     The message is one line that names the culprit and the remedy. `sak_jax.main` and the tools print it
     without a traceback and exit with status 2.
     """
+
+
+class EndedEarly(RuntimeError):
+    """A run that ended before its last step and can say why; exit status 1."""
+
+
+class Stopped(EndedEarly):
+    """The run was asked to stop (SIGTERM, Ctrl-C) and its progress is saved; the message says how to go on."""
+
+
+class NonFiniteLossError(EndedEarly):
+    """A loss or gradient is not a number; the message names the step and the values."""

@@ -10,10 +10,14 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sak_jax import builders, checkpoints
+from sak_jax.convert.augreg import read_stem
+from sak_jax.convert.files import read_weights
+from sak_jax.convert.student import load_pytorch_state
 from sak_jax.errors import UserError
 from sak_jax.models.resize import resize_positions
-from sak_jax.models.student import StudentConfig
+from sak_jax.models.student import Student, StudentConfig
 from sak_jax.steps import TrainState
+from sak_jax.teachers import rooms
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +42,21 @@ class Source:
     config: StudentConfig
 
 
-def initial_weights(config: ConfigDict, stage: str, state: TrainState, previous) -> TrainState:
+def initial_weights(config: ConfigDict, stage: str, state: TrainState, previous: nnx.State | None) -> TrainState:
     """`state` with the weights it starts from.
 
     Args:
       config: the recipe; `init_from` and `model.stem_init` are looked at where there is no stage before.
       stage: which one starts.
       state: freshly made.
-      previous: what the stage before gave, or None.
+      previous: the student's state after the stage before, or None.
 
     Raises:
       UserError: the weights are missing or do not fit.
     """
     target = builders.student_config(config, stage)
     if previous is not None:
-        source = Source("stage 1", _flat(previous[1]), builders.student_config(config, "distill"))
+        source = Source("stage 1", _flat(previous), builders.student_config(config, "distill"))
     elif config.init_from:
         source = read(config.init_from, config)
     elif config.model.stem_init:
@@ -91,12 +95,21 @@ def read(path: str, config: ConfigDict) -> Source:
       UserError: there is nothing to read, or it is no student.
     """
     if epath.Path(path).suffix in (".pth", ".pt", ".bin", ".safetensors"):
-        from sak_jax.convert.student import read_student
-
-        student = read_student(path, config)
-        return Source(path, _flat(nnx.state(student)), student.config)
+        return _published(path, builders.student_config(config, "distill"))
     theirs, stage, model = checkpoints.load(path)
     return Source(path, _flatten(model), builders.student_config(theirs, stage))
+
+
+def _published(path: str, target: StudentConfig) -> Source:
+    """The backbone in a file of the published naming, of either stage, with the target's teachers and positions."""
+    weights = {key.removeprefix("backbone."): value for key, value in read_weights(path).items()}
+    wanted = ("vit.", "tsap.", "out_norms.", "ts_aligners.") if target.teachers else ("vit.",)
+    weights = {key: value for key, value in weights.items() if key.startswith(wanted)}
+    aligned = {key.split(".")[1].split("_", 1)[1] for key in weights if key.startswith("ts_aligners.")}
+    theirs = dataclasses.replace(target, aligners=tuple(name for name, _ in target.teachers if name in aligned))
+    student = nnx.eval_shape(lambda: Student(theirs, rngs=nnx.Rngs(0)))
+    load_pytorch_state(student, weights, hand_over=True, name=path)
+    return Source(path, _flat(nnx.state(student)), theirs)
 
 
 def adapt(source: Source, target: StudentConfig) -> Weights:
@@ -134,12 +147,8 @@ def adapt(source: Source, target: StudentConfig) -> Weights:
 def _stem(config: ConfigDict, target: StudentConfig) -> Weights:
     """The stem initialisation that `config.model.stem_init` names, for the target's grid."""
     if config.model.stem_init == "rooms":
-        from sak_jax.teachers import rooms
-
         flat, grid = rooms.stem_state(), rooms.STEM.grid
     else:
-        from sak_jax.convert.augreg import read_stem
-
         flat, grid = read_stem(config.model.stem_init, target.stem)
     path = ("position_embedding",)
     flat[path] = resize_positions(flat[path], grid, target.stem.grid, prefix=1, antialias=False)

@@ -9,7 +9,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from sak_jax.errors import UserError
+from sak_jax.errors import EndedEarly, UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, configs/NAME.py[:key=value,..].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lies; runs/NAME by default.")
@@ -28,9 +28,15 @@ def main() -> int:
         runner.start_jax(_CONFIG.value)
         runner.run(_CONFIG.value, epath.Path(_workdir()), _MODE.value, started)
     except (UserError, flags.Error) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _say(error, status=2)
+    except EndedEarly as error:
+        return _say(error, status=1)
     return 0
+
+
+def _say(error: Exception, status: int) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return status
 
 
 def _parse(argv: list[str]) -> None:

@@ -15,7 +15,7 @@ from sak_jax import builders, checkpoints, files, sharding
 from sak_jax import config as config_lib
 from sak_jax.evaluate import Evaluator, table
 from sak_jax.models.student import Student
-from sak_jax.train import train
+from sak_jax.train import Trained, train
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +41,12 @@ def run(config: ConfigDict, workdir: epath.Path, mode: str, started: float) -> N
         if finished(config, workdir):
             logger.info("%s is finished; evaluating it again", workdir)
             mode = "evaluate"
-    if mode == "train":
-        graph, model, evaluator = train(config, workdir)
-    else:
-        graph, model, evaluator = restore(config, workdir)
+    trained = train(config, workdir) if mode == "train" else restore(config, workdir)
+    evaluator = trained.evaluator
     if evaluator is None:
         logger.info("stage 1 is done: %s holds the distilled student", checkpoints.find(workdir))
         return
-    scores = evaluator(model)
+    scores = trained.scores or evaluator(trained.model)
     delta = evaluator.delta_m(scores)
     results = {
         "metrics": {name: value if math.isfinite(value) else None for name, value in scores.items()},
@@ -63,7 +61,7 @@ def run(config: ConfigDict, workdir: epath.Path, mode: str, started: float) -> N
         files.write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
         from sak_jax.report import figures
 
-        figures.write(workdir, evaluator, nnx.merge(graph, model), scores, delta)
+        figures.write(workdir, evaluator, nnx.merge(trained.graph, trained.model), scores, delta)
         print(table(scores, dict(config.baselines), delta))
         print(f"report: {workdir / 'report' / 'index.html'}")
 
@@ -74,8 +72,8 @@ def finished(config: ConfigDict, workdir: epath.Path) -> bool:
     return (workdir / checkpoints.FOLDER / stage / str(config[stage].steps)).exists()
 
 
-def restore(config: ConfigDict, workdir: epath.Path):
-    """The newest checkpoint's student on the mesh, and its evaluator (None after stage 1 alone)."""
+def restore(config: ConfigDict, workdir: epath.Path) -> Trained:
+    """The newest checkpoint's student on the mesh."""
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     _, stage, model = checkpoints.load(workdir)
     settings = builders.student_config(config, stage)
@@ -84,4 +82,4 @@ def restore(config: ConfigDict, workdir: epath.Path):
     nnx.replace_by_pure_dict(state, model)
     state = jax.device_put(state, sharding.state_sharding(state, mesh))
     evaluator = Evaluator(config, graph, mesh) if stage == "multitask" else None
-    return graph, state, evaluator
+    return Trained(graph, state, evaluator)

@@ -20,6 +20,7 @@ from sak_jax import builders, data, optim, sharding, steps
 from sak_jax.checkpoints import Checkpoints
 from sak_jax.config import selected_tasks
 from sak_jax.data import pipeline, transforms
+from sak_jax.errors import NonFiniteLossError, Stopped
 from sak_jax.evaluate import Evaluator
 from sak_jax.handover import initial_weights
 from sak_jax.logs import MetricsLog
@@ -44,82 +45,72 @@ class Stage:
 STAGES = (Stage("distill", steps.distill_step), Stage("multitask", steps.multitask_step))
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop, and has saved
-    """The run was asked to stop and its progress is saved; the message says how to go on."""
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What training gives.
+
+    Attributes:
+      graph: the student's graph definition.
+      model: its whole state, on the mesh.
+      evaluator: of the last stage; None where it has no tasks.
+      scores: of the last step; None where they were not computed in this process.
+    """
+
+    graph: nnx.GraphDef
+    model: nnx.State
+    evaluator: Evaluator | None = None
+    scores: dict[str, float] | None = None
 
 
-class NonFiniteLossError(RuntimeError):
-    """A loss or gradient is not a number; the message names the step and the values."""
-
-
-def train(config: ConfigDict, workdir: epath.Path) -> tuple[nnx.GraphDef, nnx.State, Evaluator | None]:
+def train(config: ConfigDict, workdir: epath.Path) -> Trained:
     """Runs, or resumes, the stages of a recipe.
 
     Args:
       config: a checked recipe.
       workdir: gets `metrics.jsonl`, event files and `checkpoints/`.
 
-    Returns:
-      The student's graph definition and state, and the evaluator of the last stage, if it has tasks.
-
     Raises:
-      UserError: missing data or weights. Stopped: on SIGTERM or Ctrl-C. NonFiniteLossError: a diverged run.
+      UserError: missing data or weights.
+      Stopped: on SIGTERM or Ctrl-C, when all is saved.
+      NonFiniteLossError: the run has diverged.
     """
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     stages = [stage for stage in STAGES if config[stage.name].steps > 0]
-    result = None
+    trained = None
     for index, stage in enumerate(stages):
-        later_started = any((workdir / "checkpoints" / later.name).exists() for later in stages[index + 1 :])
-        if result is None and later_started and Checkpoints(workdir, stages[-1].name, config).newest is not None:
-            continue  # A later stage has begun: this one is done.
-        result = train_stage(config, stage, workdir, mesh, previous=result)
-    return result
+        if any(Checkpoints.exist(workdir, later.name) for later in stages[index + 1 :]):
+            continue  # The stage after it has begun, so this one is done.
+        trained = train_stage(config, stage, workdir, mesh, trained)
+    return trained
 
 
 def train_stage(
-    config: ConfigDict, stage: Stage, workdir: epath.Path, mesh: jax.sharding.Mesh, previous
-) -> tuple[nnx.GraphDef, nnx.State, Evaluator | None]:
+    config: ConfigDict, stage: Stage, workdir: epath.Path, mesh: jax.sharding.Mesh, previous: Trained | None
+) -> Trained:
     """Trains one stage to its end, from its newest checkpoint or from what came before it."""
     settings = config[stage.name]
-    stage_tasks = selected_tasks(config) if stage.name == "multitask" else ()
-    distils = stage.name == "distill" or settings.alpha > 0
-    committee = nnx.split(builders.committee(config)) if distils and config.teachers else (None, None)
-
-    tx = optim.optimizer(stage.name, settings)
-    graph, state = create_state(config, stage, tx, mesh)
-    objective = steps.Objective(
-        student=graph,
-        committee=committee[0],
-        tasks=stage_tasks,
-        alpha=settings.get("alpha", 1.0),
-        distillation=config.distill.loss,
-        optimizer=tx,
-        schedule=optim.schedule(stage.name, settings),
-        accumulate=settings.accumulate,
-        seed=config.seed,
-    )
-    committee_state = jax.device_put(committee[1], sharding.replicated(mesh)) if committee[1] is not None else None
+    objective, committee, state = prepare(config, stage, mesh)
     train_step = jax.jit(partial(stage.step, objective), donate_argnums=0)
     batches = training_batches(config, stage)
-    evaluator = Evaluator(config, graph, mesh) if stage_tasks else None
+    evaluator = Evaluator(config, objective.student, mesh) if objective.tasks else None
 
     checkpoints = Checkpoints(workdir, stage.name, config)
     if checkpoints.newest is None:
-        state = initial_weights(config, stage.name, state, previous)
+        state = initial_weights(config, stage.name, state, previous and previous.model)
     else:
         state, iterator = checkpoints.restore(state)
         batches.set_state(iterator)
         logger.info("%s resumes at step %d", stage.name, int(state.step))
     log = MetricsLog(workdir, stage.name, resume_at=int(state.step))
 
-    first, pending = int(state.step), None
+    first, pending, scores = int(state.step), None, None
     progress = tqdm(
         total=settings.steps, initial=first, desc=stage.name, unit="step", disable=None if is_main() else True
     )
     with stop_signals() as stop_requested, contextlib.closing(batches), contextlib.closing(log), progress:
         for step in range(first + 1, settings.steps + 1):
             batch = sharding.put_batch(next(batches), mesh)
-            state, values = train_step(state, committee_state, batch)
+            state, values = train_step(state, committee, batch)
             # The step before this one is looked at while this one runs.
             report(log, progress, config, pending)
             pending = (step, values)
@@ -131,20 +122,43 @@ def train_stage(
             if not (stopping or last or evaluates or step % max(config.checkpoint.every, 1) == 0):
                 continue
             report(log, progress, config, pending)
-            pending, score = None, None
-            if evaluates or (last and evaluator):
+            pending, scores = None, None
+            if evaluator and (evaluates or last):
                 scores = evaluator(state.model)
-                score = evaluator.score(scores)
                 log.write(step, "val", scores)
-            checkpoints.save(state, batches.get_state(), score)
+            checkpoints.save(state, batches.get_state(), evaluator.score(scores) if scores else None)
             if stopping and not last:
                 checkpoints.close()
                 raise Stopped(f"stopped at step {step} of {stage.name}; run the same command to go on")
     checkpoints.close()
-    return graph, state.model, evaluator
+    return Trained(objective.student, state.model, evaluator, scores)
 
 
-def create_state(config: ConfigDict, stage: Stage, tx, mesh) -> tuple[nnx.GraphDef, steps.TrainState]:
+def prepare(
+    config: ConfigDict, stage: Stage, mesh: jax.sharding.Mesh
+) -> tuple[steps.Objective, nnx.State | None, steps.TrainState]:
+    """What a stage minimises, the committee's parameters (None where nothing is distilled), and a fresh state."""
+    settings = config[stage.name]
+    distils = stage.name == "distill" or settings.alpha > 0
+    committee = builders.committee(config) if distils else None
+    committee_graph, committee_state = (None, None) if committee is None else nnx.split(committee)
+    optimizer = optim.optimizer(stage.name, settings)
+    student, state = create_state(config, stage, optimizer, mesh)
+    objective = steps.Objective(
+        student=student,
+        committee=committee_graph,
+        tasks=selected_tasks(config) if stage.name == "multitask" else (),
+        alpha=settings.get("alpha", 1.0),
+        distillation=config.distill.loss,
+        optimizer=optimizer,
+        schedule=optim.schedule(stage.name, settings),
+        accumulate=settings.accumulate,
+        seed=config.seed,
+    )
+    return objective, jax.device_put(committee_state, sharding.replicated(mesh)), state
+
+
+def create_state(config: ConfigDict, stage: Stage, optimizer, mesh) -> tuple[nnx.GraphDef, steps.TrainState]:
     """A fresh state, made where it lies: its shardings follow from abstract shapes before any array exists."""
     settings = builders.student_config(config, stage.name)
     is_trained = optim.trainable(config.model.freeze, lora_only=stage.name == "distill" and config.model.lora.rank > 0)
@@ -152,7 +166,7 @@ def create_state(config: ConfigDict, stage: Stage, tx, mesh) -> tuple[nnx.GraphD
     def create():
         student = Student(settings, rngs=nnx.Rngs(config.seed))
         _, params, stats, frozen = nnx.split(student, is_trained, nnx.BatchStat, ...)
-        return steps.TrainState(jnp.zeros((), jnp.int32), params, frozen, stats, tx.init(params))
+        return steps.TrainState(jnp.zeros((), jnp.int32), params, frozen, stats, optimizer.init(params))
 
     abstract = jax.eval_shape(create)
     # Runs once: on a CPU, where optimising it would take longer than training some small students, it is not optimised.

@@ -62,8 +62,6 @@ def select(overrides: Mapping[str, Mapping]) -> tuple[Task, ...]:
             continue
         missing = [field for field in fields if field not in given]
         if missing:
-            raise UserError(
-                f"tasks.{name} is new and lacks {', '.join(missing)}; known are {', '.join(TASKS)}"
-            )
+            raise UserError(f"tasks.{name} is new and lacks {', '.join(missing)}; known are {', '.join(TASKS)}")
         tasks.append(Task(name, **given))
     return tuple(tasks)

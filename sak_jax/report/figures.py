@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, Shaped, UInt8
 
 from sak_jax import files
 from sak_jax.data import tasks, transforms
+from sak_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from sak_jax.evaluate import Evaluator
 from sak_jax.models.student import Student
-from sak_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 Picture = UInt8[np.ndarray, "h w 3"]
 

@@ -1,0 +1,46 @@
+"""Running the command line in a process of its own, and reading what it left."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from sak_jax import checkpoints
+
+ROOT = Path(__file__).parents[1]
+TINY = str(ROOT / "tests/recipes/tiny.py")
+
+
+def start(*arguments, config=TINY, env=None) -> subprocess.Popen:
+    command = [sys.executable, "-m", "sak_jax.main", f"--config={config}", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(*arguments, config=TINY, env=None) -> subprocess.CompletedProcess:
+    process = start(*arguments, config=config, env=env)
+    stdout, stderr = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def lines(workdir, split=None) -> list[dict]:
+    """The lines of metrics.jsonl, of one split if given."""
+    entries = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    return [entry for entry in entries if split in (None, entry["split"])]
+
+
+def parameters(workdir) -> dict[str, np.ndarray]:
+    """The newest checkpoint's arrays by path."""
+
+    def flatten(tree, prefix=""):
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from flatten(value, f"{prefix}{key}/")
+            else:
+                yield prefix + key, np.asarray(value)
+
+    return dict(flatten(checkpoints.load(workdir)[2]))

@@ -1,0 +1,86 @@
+"""What a user sees of the command line: files of a run, and one clear line for a mistake."""
+
+import json
+
+import pytest
+import runs
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "tiny"
+    done = runs.run(f"--workdir={workdir}", "--config.distill.steps=3", "--config.multitask.steps=3")
+    assert done.returncode == 0, done.stderr
+    assert "depth/RMSE" in done.stdout and "Delta_m" in done.stdout
+    return workdir
+
+
+def test_run_leaves_its_files(workdir):
+    results = json.loads((workdir / "results.json").read_text())
+    assert set(results["metrics"]) == {"semseg/mIoU", "depth/RMSE", "edge/loss"}
+    assert results["steps"] == 6 and results["seconds"] > 0 and results["delta_m"] is None
+    assert json.loads((workdir / "config.json").read_text())["multitask"]["steps"] == 3
+    assert [entry["step"] for entry in runs.lines(workdir, "distill")] == [1, 2, 3]
+    assert set(runs.lines(workdir, "multitask")[0]["values"]) >= {"total", "distill", "semseg", "grad_norm", "lr"}
+    assert (workdir / "report/index.html").stat().st_size > 1000
+    assert (workdir / "report/predictions.png").exists()
+    assert list((workdir / "events/multitask").glob("events*"))
+
+
+def test_evaluate_gives_the_same_scores(workdir):
+    before = json.loads((workdir / "results.json").read_text())["metrics"]
+    options = ("--config.distill.steps=3", "--config.multitask.steps=3")
+    done = runs.run(f"--workdir={workdir}", "--mode=evaluate", *options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((workdir / "results.json").read_text())["metrics"] == pytest.approx(before, rel=1e-5)
+
+
+def test_another_config_may_not_use_the_workdir(workdir):
+    assert_mistake(runs.run(f"--workdir={workdir}", "--config.seed=1"), "config", "distill.steps", "--workdir")
+
+
+@pytest.mark.parametrize(
+    "argument, words",
+    [
+        ("--config.batch_sise=4", ["batch_sise"]),
+        ("--config.batch_size=-4", ["batch_size", "-4", "positive"]),
+        ("--config.batch_size=four", ["batch_size", "four"]),
+        ("--config.model.router=moe", ["model.router", "moe", "mor, none"]),
+        ("--config.image_size=(25, 32)", ["image_size", "25", "patch 8"]),
+        ("--config.teachers.scene.model=dino", ["dino"]),
+        ("--config.distill.warmup_steps=12", ["warmup_steps", "12"]),
+        ("--config.init_from=/nowhere", ["/nowhere", "checkpoint"]),
+        ("--mode=evaluate", ["no checkpoint"]),
+        ("--mode=eval", ["mode", "eval"]),
+        ("train", ["train", "--name=value"]),
+    ],
+)
+def test_mistakes(argument, words, tmp_path):
+    assert_mistake(runs.run(f"--workdir={tmp_path / 'run'}", argument), *words)
+
+
+def test_mistaken_recipe_arguments(tmp_path):
+    assert_mistake(runs.run(config="configs/nowhere.py"), "nowhere.py")
+    assert_mistake(runs.run(f"--workdir={tmp_path}", config=f"{runs.TINY}:stem=base"), "stem=base", "method")
+    assert_mistake(runs.run(f"--workdir={tmp_path}", config=f"{runs.TINY}:method=single-sal"), "single-semseg")
+
+
+def test_batch_that_the_devices_cannot_share(tmp_path):
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    assert_mistake(runs.run(f"--workdir={tmp_path}", env=devices), "batch_size", "8", "3 devices")
+
+
+def test_loss_that_is_not_finite_stops_the_run(tmp_path):
+    options = ("--config.distill.lr=1e30", "--config.distill.warmup_lr=1e30", "--config.checkpoint.every=1")
+    done = runs.run(f"--workdir={tmp_path}", *options)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "not finite" in done.stderr and "distill/scene" in done.stderr and "step " in done.stderr
+
+
+def assert_mistake(done, *words):
+    assert done.returncode == 2, done.stderr
+    message = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(message) == 1 and "Traceback" not in done.stderr, done.stderr
+    for word in words:
+        assert word in message[0], message[0]

@@ -1,11 +1,20 @@
 """Tasks, transforms, the input pipeline, and one module a data set; `create_source` makes the one a config names."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from sak_jax.errors import UserError
 
-Source = Sequence
 Size = tuple[int, int]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Samples by index: what Grain calls a random access data source."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict: ...
 
 
 def create_source(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:

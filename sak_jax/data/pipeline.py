@@ -5,13 +5,15 @@ prefetching or the number of hosts. The state of an iterator is therefore the nu
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator
 
 import cv2
 import grain
 import numpy as np
 from absl import flags
 
+from sak_jax.data import Source
 from sak_jax.data.transforms import Transform
 from sak_jax.errors import UserError
 
@@ -23,10 +25,12 @@ class Batches(grain.DatasetIterator):
     `len` is the number of batches in all: for training so many that there is no end.
     """
 
-    def __init__(self, dataset: grain.MapDataset, workers: int, prefetch: int):
+    def __init__(self, dataset: grain.MapDataset, workers: int, prefetch: int | None):
         super().__init__()
         self._dataset = dataset
         self._workers = workers
+        if prefetch is None:
+            prefetch = 2 if workers > 0 else min(os.cpu_count() or 1, 8)
         self._prefetch = prefetch
         self._next_batch = 0
         self._batches: Iterator | None = None
@@ -68,7 +72,7 @@ class Batches(grain.DatasetIterator):
 
 
 def train_batches(
-    source: Sequence,
+    source: Source,
     transform: Transform,
     batch_size: int,
     seed: int,
@@ -76,7 +80,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
-    prefetch: int = 2,
+    prefetch: int | None = None,
 ) -> Batches:
     """Endless shuffled batches, every epoch in a new order; epochs run on through batches.
 
@@ -88,7 +92,8 @@ def train_batches(
       process_index: which process this is, of
       process_count: so many, each of which gets its consecutive slice of every global batch.
       workers: worker processes; 0 reads in threads of this process.
-      prefetch: batches made ahead (by each worker); 0 makes them when asked, in the caller's thread.
+      prefetch: batches made ahead, at once in as many threads (or by each worker, one after another); 0 makes them when
+        asked for. By default one a processor, at most 8; with workers 2.
 
     Returns:
       An iterator over dicts of arrays [batch_size / process_count, ...]; `id` is dropped.
@@ -102,14 +107,14 @@ def train_batches(
 
 
 def evaluation_batches(
-    source: Sequence,
+    source: Source,
     transform: Transform,
     batch_size: int,
     *,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
-    prefetch: int = 2,
+    prefetch: int | None = None,
 ) -> Batches:
     """Every sample once, in order, in full batches; every process gets the same number of batches.
 
@@ -126,7 +131,7 @@ def evaluation_batches(
     return Batches(dataset.batch(local, drop_remainder=True)[process_index::process_count], workers, prefetch)
 
 
-def _local_batch(source: Sequence, batch_size: int, process_count: int) -> int:
+def _local_batch(source: Source, batch_size: int, process_count: int) -> int:
     if len(source) == 0:
         raise UserError("the data source holds no samples: check the split file and data.root")
     if batch_size <= 0 or batch_size % process_count:
@@ -138,7 +143,7 @@ def _arrays(sample: dict) -> dict[str, np.ndarray]:
     return {key: value for key, value in sample.items() if key not in ("id", "skipped")}
 
 
-def _evaluation_sample(source: Sequence, transform: Transform, index: int) -> dict[str, np.ndarray]:
+def _evaluation_sample(source: Source, transform: Transform, index: int) -> dict[str, np.ndarray]:
     real = min(int(index), len(source) - 1)
     sample = transform(source[real], None)
     mask = int(index) == real and not sample.get("skipped", False)

@@ -156,15 +156,13 @@ def load(path: epath.PathLike) -> tuple[ConfigDict, str, dict]:
       UserError: there is no checkpoint, or it can't be read.
     """
     folder = find(path)
-    handler = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
     try:
-        metadata = handler.metadata(folder.resolve())["model"]
-        restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), metadata.tree)
-        items = ocp.args.Composite(
-            config=ocp.args.JsonRestore(),
-            model=ocp.args.PyTreeRestore(restore_args=restore),
-        )
-        restored = handler.restore(folder.resolve(), args=items)
-        return config_lib.from_dict(restored["config"]), folder.parent.name, restored["model"]
+        config = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore((folder / "config").resolve())
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            saved = checkpointer.metadata((folder / "model").resolve()).item_metadata.tree
+            # As numpy arrays, wherever they lay when they were saved: on another number of devices, say.
+            arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+            model = checkpointer.restore((folder / "model").resolve(), restore_args=arguments)
+        return config_lib.from_dict(config), folder.parent.name, model
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} can't be read as a checkpoint ({error}); give another one") from error

@@ -21,6 +21,7 @@ def main() -> int:
     started = time.monotonic()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("sak_jax").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is as it should be.
     try:
         _parse(sys.argv)
         from sak_jax import runner  # After parsing: a mistyped flag is told before JAX is imported.

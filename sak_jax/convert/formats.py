@@ -18,6 +18,8 @@ class Format:
     Attributes:
       name: what people call it.
       keys: keys that files of this naming have, and other namings of the same model do not have together.
+      prefixes: what may stand before the keys that `keys`, `table` and `drop` name. `drop` sees keys without the
+        prefix (another tower's, say) with a slash before them.
       table: model config -> rules.
       drop: regular expressions of keys the features do not need (final norm, heads, text towers).
       labels: model config -> values of the rules' fields, where these are not 0, 1, ..
@@ -28,26 +30,35 @@ class Format:
     table: Callable[[object], Sequence[rules.Rule]]
     drop: tuple[str, ...] = ()
     labels: Callable[[object], rules.Labels] = lambda config: {}
+    prefixes: tuple[str, ...] = ("",)
 
 
-def identify(weights: Mapping[str, np.ndarray], formats: Sequence[Format], name: str) -> Format:
-    """The first of `formats` whose keys the weights have.
+def identify(
+    weights: Mapping[str, np.ndarray], formats: Sequence[Format], name: str
+) -> tuple[Format, Mapping[str, np.ndarray]]:
+    """The first of `formats` whose keys the weights have, and the weights without its prefix.
 
     Raises:
       UserError: none fits; says what was looked for.
     """
     for candidate in formats:
-        if all(key in weights for key in candidate.keys):
-            return candidate
+        for prefix in candidate.prefixes:
+            if all(prefix + key in weights for key in candidate.keys):
+                return candidate, {
+                    key.removeprefix(prefix) if key.startswith(prefix) else f"/{key}": value
+                    for key, value in weights.items()
+                }
     wanted = "; ".join(f"{candidate.name} has {' and '.join(candidate.keys)}" for candidate in formats)
-    raise UserError(f"{name}: the names in it ({', '.join(list(weights)[:3])}, ..) are of no known format: {wanted}")
+    raise UserError(
+        f"{name}: the names in it ({', '.join(list(weights)[:3])}, ..) are of no format known for this model: {wanted}"
+    )
 
 
 def read(
     model: nnx.Module, config: object, weights: Mapping[str, np.ndarray], formats: Sequence[Format], name: str
 ) -> tuple[nnx.State, Format]:
     """The model's state from weights in whichever of the formats they are; see `rules.load` for the errors."""
-    found = identify(weights, formats, name)
+    found, weights = identify(weights, formats, name)
     table, labels = found.table(config), found.labels(config)
     return rules.load(model, weights, table, drop=found.drop, labels=labels, name=name), found
 

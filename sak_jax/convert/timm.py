@@ -127,3 +127,39 @@ SAM_ORIGINAL = Format(
     (r"image_encoder\.neck\..*", r"(prompt_encoder|mask_decoder)\..*"),
     _sam_labels,
 )
+
+
+def swin_rules(config, *, merge_before: bool) -> list[Rule]:
+    """timm's `SwinTransformer`; in Microsoft's files patch merging ends a stage instead of starting the next."""
+    block, ours = "layers.{s}.blocks.{i}", "stages.{s}.blocks"
+    table = [
+        *PATCH_RULES,
+        Rule("patch_embed.norm.weight", "norm.scale"),
+        Rule("patch_embed.norm.bias", "norm.bias"),
+        *block_rules(block, ours),
+        Rule(f"{block}.attn.qkv.bias", f"{ours}.attention.qkv.bias"),
+        Rule(f"{block}.attn.relative_position_bias_table", f"{ours}.attention.bias"),
+    ]
+    for stage in range(1, len(config.depths)):
+        theirs, merge = f"layers.{stage if merge_before else stage - 1}.downsample", f"stages.{stage}.merge"
+        table += [
+            Rule(f"{theirs}.norm.weight", f"{merge}.norm.scale"),
+            Rule(f"{theirs}.norm.bias", f"{merge}.norm.bias"),
+            Rule(f"{theirs}.reduction.weight", f"{merge}.reduction.kernel", LINEAR),
+        ]
+    return table
+
+
+_SWIN_BUFFERS = r"layers\.\d+\.blocks\.\d+\.(attn_mask|attn\.relative_position_index)"
+SWIN = Format(
+    "timm",
+    ("layers.3.downsample.norm.weight",),
+    lambda config: swin_rules(config, merge_before=True),
+    (*HEADS, _SWIN_BUFFERS),
+)
+SWIN_ORIGINAL = Format(
+    "Microsoft",
+    ("layers.0.downsample.norm.weight",),
+    lambda config: swin_rules(config, merge_before=False),
+    (*HEADS, _SWIN_BUFFERS),
+)

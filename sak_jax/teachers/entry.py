@@ -61,6 +61,11 @@ class Teacher:
         """Channels of the last map."""
         return self.config.width
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the four maps."""
+        return getattr(self.config, "widths", (self.width,) * 4)
+
     def for_size(self, image_size: tuple[int, int], *, pad: bool = True) -> object:
         """The config for images of another size (the student's; where they are padded, that of the padded image)."""
         if self.pad_to is not None and pad:

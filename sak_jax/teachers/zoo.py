@@ -12,11 +12,13 @@ from flax import nnx
 from sak_jax.convert import files, rules
 from sak_jax.convert.formats import own_rules
 from sak_jax.errors import UserError
-from sak_jax.teachers import entry, rooms, sam, vits
+from sak_jax.teachers import entry, rooms, sam, swin, vits
 from sak_jax.teachers.entry import Teacher
 from sak_jax.teachers.views import View
 
-TEACHERS: dict[str, Teacher] = {teacher.name: teacher for teacher in [*vits.TEACHERS, *sam.TEACHERS, *rooms.TEACHERS]}
+TEACHERS: dict[str, Teacher] = {
+    teacher.name: teacher for family in (vits, sam, swin, rooms) for teacher in family.TEACHERS
+}
 
 PACKAGED = Path(__file__).parent / "weights"
 
@@ -30,8 +32,13 @@ def get(name: str) -> Teacher:
 
 
 def width(name: str) -> int:
-    """Channels of a teacher's maps."""
-    return get(name).width
+    """Channels of a teacher's maps; raises UserError where the four differ, which a student can't follow."""
+    widths = set(get(name).widths)
+    if len(widths) > 1:
+        raise UserError(
+            f"the maps of {name} are {sorted(widths)} wide: only a teacher of one width can teach a student"
+        )
+    return widths.pop()
 
 
 def default_directory() -> epath.Path:
@@ -80,6 +87,8 @@ def load(
     """
     teacher = get(name)
     view = view_of(teacher, normalisation=normalisation, pad=pad, crop=crop)
+    if min(image_size) < teacher.config.patch:
+        raise UserError(f"image_size {tuple(image_size)} is below one patch of teacher {name} ({teacher.config.patch})")
     config = teacher.for_size(image_size, pad=pad)
     create = lambda config: teacher.family.create(config, dtype, nnx.Rngs(seed))  # noqa: E731
     if random:
@@ -91,6 +100,9 @@ def load(
             f"the weights of teacher {name} are missing: {path} is wanted; make it with"
             f" python tools/convert_teacher.py {name} --output={path.parent}"
         )
+    made_for = files.read_metadata(path).get("teacher", name)
+    if made_for != name:
+        raise UserError(f"{path} holds the weights of {made_for}, not of {name}: convert {name} again")
     native = abstract(teacher, teacher.config)
     state = rules.load(native, files.read_weights(path), own_rules(native), name=str(path))
     return fitted(teacher, state, config, dtype), view

@@ -7,6 +7,7 @@ from flax import nnx
 
 from sak_jax.convert import formats
 from sak_jax.teachers import zoo
+from sak_jax.teachers.entry import Teacher
 
 TOLERANCE = 1e-5
 """Relative, of whole models in float32: a dozen blocks accumulate rounding of some 1e-7 each."""
@@ -44,16 +45,14 @@ def image(size: tuple[int, int], seed: int = 0) -> np.ndarray:
     return np.random.default_rng([seed, *size]).standard_normal((1, *size, 3), np.float32)
 
 
-def convert(name: str, weights: dict[str, np.ndarray]) -> nnx.State:
+def convert(teacher: Teacher, weights: dict[str, np.ndarray]) -> nnx.State:
     """Our teacher's state from foreign weights."""
-    teacher = zoo.get(name)
-    state, _ = formats.read(zoo.abstract(teacher, teacher.config), teacher.config, weights, teacher.formats, name)
-    return state
+    native = zoo.abstract(teacher, teacher.config)
+    return formats.read(native, teacher.config, weights, teacher.formats, teacher.name)[0]
 
 
-def maps(name: str, state: nnx.State, size: tuple[int, int], *, pad: bool = True) -> list[np.ndarray]:
+def maps(teacher: Teacher, state: nnx.State, size: tuple[int, int], *, pad: bool = True) -> list[np.ndarray]:
     """Our maps of the test image of an image size."""
-    teacher = zoo.get(name)
     module = zoo.fitted(teacher, state, teacher.for_size(size, pad=pad))
     view = zoo.view_of(teacher, pad=pad)
     return [np.asarray(x) for x in jax.jit(lambda module, x: module(view(x)))(module, image(size))]

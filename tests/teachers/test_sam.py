@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from flax import nnx
 from parity import check, convert, fill, image, maps, nchw
 
+from sak_jax.teachers import zoo
+
 TAPS = [2, 5, 8, 11]
 
 
@@ -15,7 +17,7 @@ def reference():
 
 @pytest.fixture(scope="module")
 def state(reference) -> nnx.State:
-    return convert("sam_base", fill(reference))
+    return convert(zoo.get("sam_base"), fill(reference))
 
 
 @torch.no_grad()
@@ -43,15 +45,13 @@ def at_size(reference, size):
 
 @pytest.mark.parametrize("size", [(448, 576), (250, 330)])
 def test_at_another_size_features_equal_timms_with_resized_positions(reference, state, size):
-    h, w = (
-        side // 16 * 16 for side in size
-    )  # timm refuses a remainder, ours drops it
+    h, w = (side // 16 * 16 for side in size)  # timm refuses a remainder, ours drops it
     wanted = sam_maps(at_size(reference, (h, w)), nchw(image(size)[:, :h, :w]))
-    check(maps("sam_base", state, size, pad=False), wanted)
+    check(maps(zoo.get("sam_base"), state, size, pad=False), wanted)
 
 
 def test_padded_to_1024_features_equal_timms(reference, state):
     images = nchw(image((448, 576)))
     images = F.interpolate(images, (796, 1024), mode="bicubic", align_corners=False)
     images = F.pad(images, (0, 0, 0, 1024 - 796))
-    check(maps("sam_base", state, (448, 576)), sam_maps(reference, images))
+    check(maps(zoo.get("sam_base"), state, (448, 576)), sam_maps(reference, images))

@@ -1,0 +1,53 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import timm
+import torch
+from parity import check, convert, fill, image, maps, nchw
+from timm.models.swin_transformer import checkpoint_filter_fn
+
+from sak_jax.convert.rules import export
+from sak_jax.convert.timm import SWIN_ORIGINAL, swin_rules
+from sak_jax.errors import UserError
+from sak_jax.teachers import zoo
+
+NAME = "swin_base_patch4_window7_224"
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return timm.create_model(NAME, num_classes=0, global_pool="").eval()
+
+
+@torch.no_grad()
+def swin_maps(reference, size):
+    reference.set_input_size(img_size=size, window_size=(7, 7))
+    found = reference.forward_intermediates(nchw(image(size)), indices=[0, 1, 2, 3], intermediates_only=True)
+    return [m.permute(0, 2, 3, 1).numpy() for m in found]
+
+
+def test_features_of_the_stages_equal_timms_at_native_and_odd_sizes(reference):
+    teacher = zoo.get("swin_base")
+    state = convert(teacher, fill(reference))
+    for size in [(224, 224), (448, 576), (230, 331)]:
+        check(maps(teacher, state, size), swin_maps(reference, size))
+
+
+def test_microsofts_names():
+    teacher = zoo.get("swin_tiny")
+    small = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0)
+    state = convert(teacher, fill(small))
+    theirs = export(state, swin_rules(teacher.config, merge_before=False))
+    converted = checkpoint_filter_fn({key: torch.from_numpy(np.array(value)) for key, value in theirs.items()}, small)
+    missing, extra = small.load_state_dict(converted, strict=False)
+    assert not extra and {key.split(".")[0] for key in missing} <= {"norm"}
+    again = convert(dataclasses.replace(teacher, formats=(SWIN_ORIGINAL,)), theirs)
+    back = export(again, swin_rules(teacher.config, merge_before=True))
+    for key, value in back.items():
+        np.testing.assert_array_equal(value, small.state_dict()[key].numpy())
+
+
+def test_too_small_an_image_is_refused():
+    with pytest.raises(UserError, match="Swin needs images of some 224 pixels"):
+        zoo.abstract(zoo.get("swin_tiny"), zoo.get("swin_tiny").for_size((128, 128)))

@@ -29,14 +29,15 @@ def get_config(text: str = ""):
         "geometry": {"model": "rooms_geometry"},
     }
     config.distill.steps = 300
+    config.distill.lr = 2.5e-3
     config.distill.warmup_steps = 20
-    config.multitask.steps = 300
+    config.multitask.steps = 250
     config.multitask.lr = 1e-3
-    config.multitask.scale_range = (0.75, 1.5)
+    config.multitask.scale_range = (1.0, 1.0)
     config.data.name = "rooms"
     config.data.train_length = 256
     config.data.val_length = 128
     config.data.seed = 0
     config.data.cache = True
-    config.distill.data = {"train_length": 2048}
+    config.distill.data = {"train_length": 1024}
     return config_lib.as_method(config, chosen["method"])

@@ -98,6 +98,7 @@ class Checkpoints:
         pick = lambda part: nnx.from_flat_state({path: flat[path] for path, _ in nnx.to_flat_state(part)})  # noqa: E731
         state = TrainState(
             step=restored["progress"]["step"],
+            seed=state.seed,
             params=pick(state.params),
             frozen=pick(state.frozen),
             stats=pick(state.stats),

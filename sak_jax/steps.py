@@ -20,6 +20,7 @@ class TrainState:
 
     Attributes:
       step: updates made.
+      seed: of the routers' noise; an array, so that runs that differ in it share a compiled program.
       params: what is trained.
       frozen: parameters that are not.
       stats: running statistics of the batch norms.
@@ -27,6 +28,7 @@ class TrainState:
     """
 
     step: jax.Array
+    seed: jax.Array
     params: nnx.State
     frozen: nnx.State
     stats: nnx.State
@@ -50,7 +52,6 @@ class Objective:
       distillation: its kind.
       optimizer, schedule: of this stage.
       accumulate: parts a batch is split into.
-      seed: of the routers' noise.
     """
 
     student: nnx.GraphDef
@@ -61,7 +62,6 @@ class Objective:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     accumulate: int = 1
-    seed: int = 0
 
 
 Batch = dict[str, Array]
@@ -144,7 +144,7 @@ def _distillation(objective: Objective, outputs, features) -> tuple[Array, Logs]
 
 def _update(objective: Objective, loss, state: TrainState, committee, batch: Batch) -> tuple[TrainState, Logs]:
     """Gradient of `loss` over the batch's parts, and the optimiser's step."""
-    key = jax.random.fold_in(jax.random.key(objective.seed), state.step)
+    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
 
     def part(stats, batch, key):
         features = None
@@ -182,6 +182,7 @@ def _update(objective: Objective, loss, state: TrainState, committee, batch: Bat
     logs |= {"grad_norm": optax.global_norm(gradient), "lr": objective.schedule(state.step)}
     state = TrainState(
         step=state.step + 1,
+        seed=state.seed,
         params=optax.apply_updates(state.params, updates),
         frozen=state.frozen,
         stats=stats,

@@ -89,9 +89,9 @@ def train_stage(
 ) -> Trained:
     """Trains one stage to its end, from its newest checkpoint or from what came before it."""
     settings = config[stage.name]
+    batches = training_batches(config, stage)  # First: without data nothing else is worth its time.
     objective, committee, state = prepare(config, stage, mesh)
     train_step = jax.jit(partial(stage.step, objective), donate_argnums=0)
-    batches = training_batches(config, stage)
     evaluator = Evaluator(config, objective.student, mesh) if objective.tasks else None
 
     checkpoints = Checkpoints(workdir, stage.name, config)
@@ -153,7 +153,6 @@ def prepare(
         optimizer=optimizer,
         schedule=optim.schedule(stage.name, settings),
         accumulate=settings.accumulate,
-        seed=config.seed,
     )
     return objective, jax.device_put(committee_state, sharding.replicated(mesh)), state
 
@@ -163,16 +162,17 @@ def create_state(config: ConfigDict, stage: Stage, optimizer, mesh) -> tuple[nnx
     settings = builders.student_config(config, stage.name)
     is_trained = optim.trainable(config.model.freeze, lora_only=stage.name == "distill" and config.model.lora.rank > 0)
 
-    def create():
-        student = Student(settings, rngs=nnx.Rngs(config.seed))
+    def create(seed):
+        student = Student(settings, rngs=nnx.Rngs(jax.random.key(seed)))
         _, params, stats, frozen = nnx.split(student, is_trained, nnx.BatchStat, ...)
-        return steps.TrainState(jnp.zeros((), jnp.int32), params, frozen, stats, optimizer.init(params))
+        return steps.TrainState(jnp.zeros((), jnp.int32), seed, params, frozen, stats, optimizer.init(params))
 
-    abstract = jax.eval_shape(create)
+    seed = jnp.asarray(config.seed, jnp.uint32)
+    abstract = jax.eval_shape(create, seed)
     # Runs once: on a CPU, where optimising it would take longer than training some small students, it is not optimised.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     placed = sharding.state_sharding(abstract, mesh)
-    state = jax.jit(create, out_shardings=placed, compiler_options=options)()
+    state = jax.jit(create, out_shardings=placed, compiler_options=options)(seed)
     return nnx.graphdef(nnx.eval_shape(lambda: Student(settings, rngs=nnx.Rngs(0)))), state
 
 

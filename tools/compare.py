@@ -1,6 +1,6 @@
 """Compare SAK with its baselines on one recipe, several seeds each, and print the table.
 
-    python tools/compare.py --config=configs/rooms.py --seeds=3 [--output=runs/compare] [--config.KEY=VALUE ..]
+    python tools/compare.py --config=configs/rooms.py [--seeds=3] [--jobs=1] [--output=DIR] [--config.KEY=VALUE ..]
 
 Runs, each in its own workdir under the output (a finished one is not run again):
 
@@ -11,15 +11,20 @@ Runs, each in its own workdir under the output (a finished one is not run again)
 """
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from sak_jax.config import ordered
 from sak_jax.metrics.delta_m import delta_m
+
+METHODS = ("single-task", "multitask", "no-router", "sak")
 
 
 def main() -> int:
@@ -27,47 +32,58 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/rooms.py")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--output", type=Path, default=Path("runs/compare"))
     options, overrides = parser.parse_known_args()
 
-    scores: dict[str, list[dict]] = {}
-    for seed in tqdm(range(options.seeds), desc="seeds", disable=None):
-        run = lambda name, *extra, method="sak", seed=seed: _run(  # noqa: E731
-            options, f"{name}-{seed}", method, [f"--config.seed={seed}", *extra, *overrides]
-        )
-        sak = run("sak")
+    def train(seed: int, name: str, method: str, *extra: str) -> dict[str, float]:
+        """One run's scores; trains only if it has not finished."""
+        workdir = options.output / f"{name}-{seed}"
+        if not (workdir / "results.json").exists():
+            separator = "," if ":" in options.config else ":"
+            command = [sys.executable, "-m", "sak_jax.main", f"--config={options.config}{separator}method={method}"]
+            command += [f"--workdir={workdir}", f"--config.seed={seed}", *extra, *overrides]
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}")
+        return json.loads((workdir / "results.json").read_text())["metrics"]
+
+    def distilled(seed: int) -> dict[str, dict]:
+        """`sak`, and `no-router` from its first stage."""
+        scores = train(seed, "sak", "sak")
         first_stage = options.output / f"sak-{seed}" / "checkpoints" / "distill"
-        handover = first_stage / str(max(int(step.name) for step in first_stage.iterdir() if step.name.isdigit()))
-        rows = {
-            "sak": sak,
-            "no-router": run(
-                "no-router", f"--config.init_from={handover}", "--config.distill.steps=0", "--config.model.router=none"
-            ),
-            "multitask": run("multitask", method="multitask"),
-            "single-task": {},
-        }
-        for task in (key.split("/")[0] for key in sak):
-            rows["single-task"] |= run(f"single-{task}", method=f"single-{task}")
-        for name, row in rows.items():
-            scores.setdefault(name, []).append(row)
+        newest = max(int(step.name) for step in first_stage.iterdir() if step.name.isdigit())
+        start = (f"--config.init_from={first_stage / str(newest)}", "--config.distill.steps=0")
+        return {"sak": scores, "no-router": train(seed, "no-router", "sak", *start, "--config.model.router=none")}
+
+    jobs, tasks = [], list(_tasks(options.config))
+    for seed in range(options.seeds):
+        jobs.append((seed, lambda seed=seed: distilled(seed)))
+        jobs.append((seed, lambda seed=seed: {"multitask": train(seed, "multitask", "multitask")}))
+        for task in tasks:
+            method = f"single-{task}"
+            jobs.append((seed, lambda seed=seed, method=method: {"single-task": train(seed, method, method)}))
+    scores: dict[str, list[dict]] = {name: [{} for _ in range(options.seeds)] for name in METHODS}
+    with ThreadPoolExecutor(options.jobs) as pool:
+        done = pool.map(lambda job: (job[0], job[1]()), jobs)
+        for seed, results in tqdm(done, total=len(jobs), desc="runs", disable=None):
+            for name, values in results.items():
+                scores[name][seed] |= values
     _report(scores, options.output)
     return 0
 
 
-def _run(options, name: str, method: str, extra: list[str]) -> dict[str, float]:
-    """One run's scores; trains only if it has not finished."""
-    workdir = options.output / name
-    if not (workdir / "results.json").exists():
-        separator = "," if ":" in options.config else ":"
-        command = [sys.executable, "-m", "sak_jax.main", f"--config={options.config}{separator}method={method}"]
-        command += [f"--workdir={workdir}", *extra]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode:
-            sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}")
-    return json.loads((workdir / "results.json").read_text())["metrics"]
+def _tasks(config: str) -> dict:
+    """The recipe's tasks, in its order."""
+    path = config.split(":")[0]
+    specification = importlib.util.spec_from_file_location("recipe", path)
+    recipe = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(recipe)
+    return ordered(recipe.get_config().tasks)
 
 
 def _report(scores: dict[str, list[dict]], output: Path) -> None:
+    """Prints the table of means over seeds, and writes it beside the single runs' scores."""
     keys = list(scores["sak"][0])
     baselines = {key: float(np.mean([row[key] for row in scores["single-task"]])) for key in keys}
     table = {}
@@ -77,7 +93,7 @@ def _report(scores: dict[str, list[dict]], output: Path) -> None:
         table[name] |= {"delta_m": float(np.mean(deltas)), "delta_m_std": float(np.std(deltas))}
     print("| method | " + " | ".join(keys) + " | Delta_m % |")
     print("|---" * (len(keys) + 2) + "|")
-    for name in ("single-task", "multitask", "no-router", "sak"):
+    for name in METHODS:
         row = table[name]
         cells = " | ".join(f"{row[key]:.4g}" for key in keys)
         print(f"| {name} | {cells} | {row['delta_m']:+.2f} ± {row['delta_m_std']:.2f} |")

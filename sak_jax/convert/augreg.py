@@ -1,14 +1,16 @@
 """Stem initialisation from the augreg checkpoints: `.npz` files in the naming of Google's original JAX code."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import jax
 import numpy as np
+from etils import epath
 from flax import nnx
 
-from sak_jax.convert import rules
+from sak_jax.convert import files, rules
 from sak_jax.convert.rules import Rule, Transform, join
-from sak_jax.convert.student import place_like, resample_positions
+from sak_jax.convert.student import place_like, resample_positions, square_grid
 from sak_jax.errors import UserError
 from sak_jax.models.vit import ViT, ViTConfig
 
@@ -31,14 +33,39 @@ def load_augreg(stem: ViT, weights: Mapping[str, np.ndarray], *, name: str = "th
     Raises:
       UserError: a key is missing or left over, or a shape differs.
     """
-    if POSITIONS not in weights:
-        raise UserError(f"{name}: key {POSITIONS} is missing; give an augreg .npz file of a plain vision transformer")
-    positions = resample_positions(np.asarray(weights[POSITIONS]), stem.config.grid, f"{name}: {POSITIONS}")
+    positions = resample_positions(_position_embedding(weights, name), stem.config.grid, f"{name}: {POSITIONS}")
     kept = [(path, leaf) for path, leaf in nnx.to_flat_state(nnx.state(stem)) if not str(path[-1]).startswith("lora_")]
     state = nnx.from_flat_state(kept)
     table = augreg_rules(stem.config)
     loaded = rules.load(state, {**weights, POSITIONS: positions}, table, drop=DROPPED, name=name)
     nnx.update(stem, jax.tree.map(place_like, loaded, state))
+
+
+def read_stem(path: epath.PathLike, config: ViTConfig) -> tuple[dict[tuple, np.ndarray], tuple[int, int]]:
+    """The stem in an augreg `.npz` file, with the positions it was trained with.
+
+    Args:
+      path: the file.
+      config: of the stem to fill; its image size and low-rank updates do not matter.
+
+    Returns:
+      Arrays by their path in `ViT`, and the grid of the position embedding.
+
+    Raises:
+      UserError: the file can't be read, or is not this stem's.
+    """
+    weights = files.read_weights(path)
+    grid = square_grid(_position_embedding(weights, str(path)), f"{path}: {POSITIONS}")
+    config = dataclasses.replace(config, lora=None, image_size=(grid[0] * config.patch, grid[1] * config.patch))
+    stem = nnx.eval_shape(lambda: ViT(config, rngs=nnx.Rngs(0)))
+    load_augreg(stem, weights, name=str(path))
+    return {path: np.asarray(leaf.get_value()) for path, leaf in nnx.to_flat_state(nnx.state(stem))}, grid
+
+
+def _position_embedding(weights: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    if POSITIONS not in weights:
+        raise UserError(f"{name}: key {POSITIONS} is missing; give an augreg .npz file of a plain vision transformer")
+    return np.asarray(weights[POSITIONS])
 
 
 def augreg_rules(config: ViTConfig) -> list[Rule]:

@@ -62,6 +62,20 @@ def write_safetensors(
         temporary.unlink(missing_ok=True)
 
 
+def write_torch(path: epath.PathLike, arrays: Mapping[str, np.ndarray]):
+    """Writes a PyTorch state dict whole or not at all; raises UserError where PyTorch is not installed."""
+    torch = _torch(path)
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            torch.save({key: torch.tensor(value) for key, value in arrays.items()}, file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def read_metadata(path: epath.PathLike) -> dict[str, str]:
     """The text metadata in the header of a safetensors file; raises UserError as `read_weights` does."""
     try:
@@ -98,12 +112,7 @@ def _read_npz(path: epath.Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: epath.Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{path}: reading PyTorch files needs PyTorch: pip install 'sak_jax[torch]', or give .safetensors"
-        ) from error
+    torch = _torch(path)
     import pickle
 
     try:
@@ -128,3 +137,13 @@ def _read_torch(path: epath.Path) -> dict[str, np.ndarray]:
         str(key): (value.float() if value.dtype == torch.bfloat16 else value).detach().numpy()
         for key, value in tensors.items()
     }
+
+
+def _torch(path: epath.PathLike):
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path}: PyTorch files need PyTorch: pip install 'sak_jax[torch]', or use .safetensors"
+        ) from error
+    return torch

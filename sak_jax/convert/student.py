@@ -13,7 +13,7 @@ from jaxtyping import Float
 from sak_jax.convert import rules
 from sak_jax.convert.rules import CONV, CONV_1X1, LINEAR, PATCHES, Rule
 from sak_jax.errors import UserError
-from sak_jax.models import resize
+from sak_jax.models.resize import resize_positions
 from sak_jax.models.student import Student, StudentConfig
 from sak_jax.models.vit import LoRA
 
@@ -52,7 +52,8 @@ def load_pytorch_state(
     if lora is not None:
         weights = _merge(weights, lora, name)
     config, state = student.config, nnx.state(student)
-    staged = any(key.startswith("backbone.") for key in weights)
+    stages = {key.startswith("backbone.") for key in weights if key.replace(PEFT, "").endswith(POSITIONS)}
+    staged = stages == {True} or (not stages and bool(config.tasks))
     backbone_only = hand_over and bool(config.tasks) and not staged
     if staged != bool(config.tasks) and not backbone_only:
         file, model = ("has", "has none") if staged else ("has no", "has some")
@@ -194,15 +195,17 @@ def resample_positions(
     Raises:
       UserError: it has not one position for the class token and a square number besides.
     """
-    count = value.shape[1] - 1
+    own = square_grid(value, name)
+    return value if own == grid else np.asarray(resize_positions(value, own, grid, prefix=1, antialias=False))
+
+
+def square_grid(value: Float[np.ndarray, "1 n d"], name: str) -> tuple[int, int]:
+    """The grid of a position embedding made at a square image size; raises UserError for any other."""
+    count = value.shape[1] - 1 if value.ndim == 3 else 0
     side = round(max(count, 0) ** 0.5)
     if count < 1 or side * side != count:
-        raise UserError(
-            f"{name} has {count} positions, which is no square grid; give a file made at a square image size"
-        )
-    if grid == (side, side):
-        return value
-    return np.asarray(resize.resize_positions(value, (side, side), grid, prefix=1, antialias=False))
+        raise UserError(f"{name} has {count} positions, which is no square grid; give a file made at a square size")
+    return side, side
 
 
 def _merge(weights: dict, lora: LoRA, name: str) -> dict:

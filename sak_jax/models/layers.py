@@ -9,8 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 truncated_normal = nnx.initializers.truncated_normal(0.02, lower=-5.0, upper=5.0)
-"""PyTorch's `trunc_normal_(std=0.02)`, which cuts at +-2 absolute, i.e. never. JAX's default cut at two deviations would
-lower the standard deviation by an eighth."""
+"""PyTorch's `trunc_normal_(std=0.02)`, which cuts at +-2 absolute, i.e. never. JAX's default cut at two deviations
+lowers the deviation by an eighth."""
 
 exact_gelu = partial(jax.nn.gelu, approximate=False)
 

@@ -22,7 +22,7 @@ and its shape beforehand, so that nothing is left over, nothing unfilled, and no
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from flax import nnx
@@ -147,12 +147,7 @@ def load(
     flat = _flat(model)
     arrays = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in flat.items()}
     places = list(_places(flat, rules, labels or {}))
-    wanted = {}
-    for place in places:
-        ours = arrays[place.path]
-        parts = place.transform.save(np.broadcast_to(np.zeros((), ours.dtype), ours[place.index].shape))
-        for key, part in zip(place.keys, parts, strict=True):
-            wanted[key] = (place, part.shape)
+    wanted = _wanted(flat, places)
     _check_keys(source, wanted, rules, drop, labels or {}, name)
     for key, (place, shape) in wanted.items():
         _check_array(key, source[key], shape, arrays[place.path].dtype, name)
@@ -164,6 +159,14 @@ def load(
     state = model if isinstance(model, nnx.State) else nnx.state(model)
     filled = {path: leaf.replace(arrays[path]) for path, leaf in nnx.to_flat_state(state)}
     return nnx.from_flat_state(filled)
+
+
+def wanted_shapes(
+    model: nnx.Module | nnx.State, rules: Sequence[Rule], *, labels: Labels | None = None
+) -> dict[str, tuple[int, ...]]:
+    """The foreign keys that `load` wants, with their shapes; nothing of the model's size is allocated."""
+    flat = _flat(model)
+    return {key: shape for key, (_, shape) in _wanted(flat, _places(flat, rules, labels or {})).items()}
 
 
 def export(model: nnx.Module | nnx.State, rules: Sequence[Rule], *, labels: Labels | None = None) -> dict:
@@ -230,6 +233,17 @@ def _constants(rules: Sequence[Rule], labels: Labels) -> Iterator[tuple[str, np.
                 fields = _fields(template)
                 for values in itertools.product(*(labels[field] for field in fields)):
                     yield template.format(**dict(zip(fields, values, strict=True))), rule.value
+
+
+def _wanted(flat: Mapping[tuple, object], places: Iterable[_Place]) -> dict[str, tuple[_Place, tuple[int, ...]]]:
+    """Foreign key -> where it belongs, and its shape: that of what `save` makes of an array of zeros."""
+    wanted = {}
+    for place in places:
+        leaf = flat[place.path]
+        zeros = np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape[len(place.index) :])
+        for key, part in zip(place.keys, place.transform.save(zeros), strict=True):
+            wanted[key] = (place, part.shape)
+    return wanted
 
 
 def _check_keys(source, wanted, rules, drop, labels, name):

@@ -137,6 +137,7 @@ def _dinov3() -> list[Teacher]:
             licence="DINOv3 License",
             normalisation=IMAGENET,
             formats=(huggingface.DINOV3, authors.DINOV3, timm.DINOV3_WITH_BIASES, timm.DINOV3),
+            file="model.safetensors.index.json" if size == "7b" else "model.safetensors",
         )
         for size, (width, depth, heads, file, options) in sizes.items()
     ]  # fmt: skip

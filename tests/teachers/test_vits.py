@@ -39,8 +39,10 @@ def test_features_equal_timms(name):
 @torch.no_grad()
 def hidden_maps(reference, size, teacher):
     """The maps of a transformers model, which resizes positions itself or has none."""
-    hidden = reference(nchw(image(size)), output_hidden_states=True).hidden_states[1:]
     grid = [side // teacher.config.patch for side in size]
+    # RADIO there refuses a remainder below a patch, which others drop.
+    whole = image(size)[:, : grid[0] * teacher.config.patch, : grid[1] * teacher.config.patch]
+    hidden = reference(nchw(whole), output_hidden_states=True).hidden_states[1:]
     return [hidden[tap][:, teacher.config.prefix :].reshape(1, *grid, -1).numpy() for tap in teacher.config.taps]
 
 

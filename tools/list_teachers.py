@@ -1,0 +1,64 @@
+"""Print the table of teachers in docs/teachers.md.
+
+    python tools/list_teachers.py [--image_size=448,576]
+
+Parameters are those the features need (no heads, no text towers). GFLOPs count matrix products, two a multiply-add, for
+one image of that size as the committee feeds it (SAM: padded to 1024 x 1024).
+"""
+
+import argparse
+import sys
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sak_jax import flops
+from sak_jax.errors import UserError
+from sak_jax.teachers import zoo
+
+FULL_SIZE = {
+    *("vit_base", "dinov2_base", "clip_base", "siglip_base", "openaiclip_base", "theia_base"),
+    *("dinov3_base", "cradio3_base", "sam_base", "swin_base"),
+}
+"""Whose features the tests compare with the reference at full size."""
+
+
+def row(name: str, size: tuple[int, int]) -> str:
+    """A line of the table."""
+    teacher = zoo.get(name)
+    config = teacher.for_size(size)
+    module = zoo.abstract(teacher, config)
+    parameters = sum(x.size for x in jax.tree.leaves(nnx.state(zoo.abstract(teacher, teacher.config))))
+    images = jax.ShapeDtypeStruct((1, *config.image_size, 3), jnp.float32)
+    work = flops.count(lambda module, images: module(images), module, images)
+    cells = [
+        f"`{name}`",
+        f"{parameters / 1e6:,.1f}",
+        f"{work / 1e9:,.0f}",
+        " ".join(str(width) for width in dict.fromkeys(teacher.widths)),
+        "with the package" if teacher.packaged else f"`{teacher.source}`",
+        teacher.licence,
+        "features" if name in FULL_SIZE else "its own probes" if teacher.packaged else "shapes and options",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image_size", default="448,576", metavar="HEIGHT,WIDTH")
+    size = tuple(int(side) for side in parser.parse_args(argv).image_size.split(","))
+    print("| teacher | parameters, M | GFLOPs | width | weights | licence | verified |")
+    print("|---|---|---|---|---|---|---|")
+    try:
+        for name in zoo.TEACHERS:
+            print(row(name, size), flush=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,7 +3,10 @@
     python tools/train_rooms_committee.py scene|regions|geometry|stem_tiny [--steps=N] [--output=FILE]
 
 Scenes are of the training split, from index 1 000 000 on, where no recipe's labelled set reaches; the last ones are
-held out for the pretext scores. They are rendered once into `--cache`.
+held out for the pretext scores. They are rendered once into `--cache`; delete that file when the rendering changes.
+
+The packaged weights are the defaults' (for regions with --batch_size=24); on another machine, or after a change of
+`rooms`, they differ a little. One takes 10 to 15 minutes on two busy cores. Features: `probe_rooms_committee.py`.
 
   scene      which classes fill each 2 x 2 pixel cell (from patch tokens) and which are in the picture (pooled)
   regions    cells of one instance lie close, of others apart (contrastive, within a picture); boundary pixels

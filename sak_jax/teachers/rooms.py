@@ -89,7 +89,8 @@ def write(path: epath.PathLike, vit: ViT, facts: dict) -> None:
     Raises:
       ValueError: a weight is not finite in float16; nothing is written.
     """
-    arrays = {key: value.astype(np.float16) for key, value in rules.export(vit, own_rules(vit)).items()}
+    with np.errstate(over="ignore"):  # said by the error below
+        arrays = {key: value.astype(np.float16) for key, value in rules.export(vit, own_rules(vit)).items()}
     wrong = [key for key, value in arrays.items() if not np.isfinite(value).all()]
     if wrong:
         raise ValueError(f"not finite in float16: {', '.join(wrong)}")

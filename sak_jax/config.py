@@ -10,8 +10,21 @@ from sak_jax import files
 from sak_jax.data.tasks import Task, select
 from sak_jax.errors import UserError
 
-RUNTIME_KEYS = ("checkpoint", "log_every", "mesh", "data.root", "data.workers", "teachers_dir", "compilation_cache")
+RUNTIME_KEYS = (
+    "checkpoint",
+    "log_every",
+    "mesh",
+    "data.root",
+    "data.workers",
+    "teachers_dir",
+    "compilation_cache",
+    "boundary.workers",
+    "published",
+)
 """Keys that say how a run is carried out, not what it computes: they may differ when a run is resumed."""
+
+TEACHER_OPTIONS = ("normalisation", "pad", "crop")
+"""Options a recipe may give a teacher, see `sak_jax.teachers.zoo.load`."""
 
 
 def base() -> ConfigDict:
@@ -25,6 +38,13 @@ def base() -> ConfigDict:
             "init_from": "",  # A workdir, a checkpoint or a published .pth; "" starts from the stem initialisation.
             "tasks": {},  # {task: {field: value}}: rows of `sak_jax.data.tasks.TASKS`, or new ones.
             "baselines": {},  # Single-task scores that Delta_m compares with: {"semseg/mIoU": ..}.
+            "published": {},  # Scores in print, and `delta_m`, to show beside ours.
+            "boundary": {  # Of the metric odsF, see `sak_jax.metrics.boundary.Boundary`.
+                "max_distance": 0.011,  # Of the image's diagonal: 0.011 for NYUD-v2, 0.0075 for PASCAL-Context.
+                "protocol": "sak",  # Or "invpt"; their scores are not comparable.
+                "truth": "label_map",  # Outlines the annotated curves (published on NYUD-v2); "boundary": as they are.
+                "workers": 0,  # Processes; 0 is one a processor.
+            },
             "model": {
                 "stem": "base",  # A key of `sak_jax.models.student.STEMS`, or "custom" with the four sizes below.
                 "width": 0,  # 0 takes the stem's.
@@ -40,7 +60,7 @@ def base() -> ConfigDict:
                 "remat": False,  # Recompute blocks in the backward pass: less memory, more time.
                 "lora": {"rank": 0, "alpha": 16.0, "targets": ("qkv", "proj")},  # On the stem in stage 1.
             },
-            "teachers": {},  # {name: {"model": a key of the registry}}.
+            "teachers": {},  # {name: {"model": a key of the registry, and options of `sak_jax.teachers.zoo.load`}}.
             "teachers_random": False,  # Random teachers, to try a recipe out without weights.
             "teachers_dir": "",  # Where converted weights lie; "" is ~/.cache/sak_jax/teachers.
             "distill": {  # Stage 1.
@@ -136,6 +156,7 @@ def check(config: ConfigDict, devices: int) -> None:
         "checkpoint.every",
         "checkpoint.keep",
         "data.workers",
+        "boundary.workers",
         "distill.lr",
     ):
         _require(_get(config, key) >= 0, config, key, "must not be negative")
@@ -157,9 +178,12 @@ def check(config: ConfigDict, devices: int) -> None:
         "model.freeze": ("none", "stem", "all_but_routers"),
         "distill.loss": ("cos+l1", "cos", "l2"),
         "data.on_error": ("raise", "skip"),
+        "boundary.protocol": ("sak", "invpt"),
+        "boundary.truth": ("label_map", "boundary"),
     }
     for key, allowed in choices.items():
         _require(_get(config, key) in allowed, config, key, f"must be one of {', '.join(allowed)}")
+    _require(0 <= config.boundary.max_distance <= 1, config, "boundary.max_distance", "must be in 0..1")
     _require(len(config.image_size) == 2, config, "image_size", "must be (height, width)")
     _require(
         config.distill.steps + config.multitask.steps > 0, config, "multitask.steps", "or distill.steps must be set"
@@ -167,6 +191,11 @@ def check(config: ConfigDict, devices: int) -> None:
     _require(not config.distill.steps or len(config.teachers) > 0, config, "distill.steps", "needs teachers")
     _require(not config.multitask.steps or len(config.tasks) > 0, config, "multitask.steps", "needs tasks")
     selected_tasks(config)
+    for name, teacher in ordered(config.teachers).items():
+        unknown = sorted(set(teacher) - {"model", *TEACHER_OPTIONS})
+        if unknown or "model" not in teacher:
+            problem = f"has no option {unknown[0]!r}" if unknown else "lacks its model"
+            raise UserError(f"config.teachers.{name} {problem}: it takes model, {', '.join(TEACHER_OPTIONS)}")
 
 
 def check_workdir(config: ConfigDict, workdir: epath.Path) -> None:
@@ -178,7 +207,7 @@ def check_workdir(config: ConfigDict, workdir: epath.Path) -> None:
     file = workdir / "config.json"
     mine = json.loads(config.to_json())
     if file.exists():
-        theirs = flatten(json.loads(file.read_text()))
+        theirs = flatten(json.loads(from_dict(json.loads(file.read_text())).to_json()))
         differing = [
             key
             for key in sorted(set(theirs) | set(flatten(mine)))

@@ -54,6 +54,8 @@ def run(config: ConfigDict, workdir: epath.Path, mode: str, started: float) -> N
         "steps": config.distill.steps + config.multitask.steps,
         "seconds": round(time.monotonic() - started, 1),
     }
+    if config.data.on_error == "skip":
+        results["skipped"] = evaluator.skipped
     if config.teachers_random:
         results["teachers_random"] = True
         logger.warning("THE TEACHERS WERE RANDOM: these scores say nothing about the method")
@@ -62,7 +64,7 @@ def run(config: ConfigDict, workdir: epath.Path, mode: str, started: float) -> N
         from sak_jax.report import figures
 
         figures.write(workdir, evaluator, nnx.merge(trained.graph, trained.model), scores, delta)
-        print(table(scores, dict(config.baselines), delta))
+        print(table(scores, config.baselines, delta, config.published))
         print(f"report: {workdir / 'report' / 'index.html'}")
 
 

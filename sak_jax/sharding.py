@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sak_jax.errors import UserError
@@ -55,3 +56,8 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch as global arrays, the first axis over all devices."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+
+def local_rows(array: jax.Array, mesh: Mesh) -> np.ndarray:
+    """This process's rows of an array that lies as `batch_sharding` says, in the order in which they were put there."""
+    return np.asarray(multihost_utils.global_array_to_host_local_array(array, mesh, batch_sharding(mesh).spec))

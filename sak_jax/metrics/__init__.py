@@ -35,7 +35,7 @@ METRICS: dict[str, Callable[..., Metric]] = {
 _HIGHER_IS_BETTER = {
     metric.name: metric.higher_is_better
     for metric in (MeanIoU, RootMeanSquareError, MeanAngularError, MaximalFMeasure, MeanLoss)
-} | {"odsF": True}
+} | dict.fromkeys(("odsF", "oisF", "AP"), True)
 
 
 def for_task(task: Task, **options: Any) -> Metric:
@@ -43,7 +43,7 @@ def for_task(task: Task, **options: Any) -> Metric:
 
     Args:
       task: says which metric.
-      options: passed to the metric; only "odsF" takes any (`max_distance`, `protocol`).
+      options: passed to the metric; only "odsF" takes any, see `boundary.Boundary`.
 
     Raises:
       UserError: `task.metric` names none.

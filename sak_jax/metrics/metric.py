@@ -17,7 +17,8 @@ class Metric(abc.ABC):
     Attributes:
       name: the key of the score.
       higher_is_better: the score's direction.
-      on_host: `batch` is NumPy code and stays outside the jitted step.
+      on_host: `batch` is NumPy code, stays outside the jitted step, sees the rows of its own process and gets `size`,
+        int32 [b, 2], the images' height and width inside their centred padding, as a fourth argument.
     """
 
     name: ClassVar[str]

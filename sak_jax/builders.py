@@ -86,12 +86,14 @@ def committee(config: ConfigDict) -> Committee | None:
         return None
     teachers, views = {}, {}
     for name, settings in ordered(config.teachers).items():
+        model = settings.pop("model")
         teachers[name], views[name] = zoo.load(
-            settings["model"],
+            model,
             tuple(config.image_size),
             dtype=jnp.dtype(config.dtype),
             directory=config.teachers_dir,
             random=config.teachers_random,
+            **settings,
         )
     return Committee(teachers, views)
 

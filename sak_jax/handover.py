@@ -11,11 +11,10 @@ from ml_collections import ConfigDict
 
 from sak_jax import builders, checkpoints
 from sak_jax.convert.augreg import read_stem
-from sak_jax.convert.files import read_weights
-from sak_jax.convert.student import load_pytorch_state
+from sak_jax.convert.published import read_backbone
 from sak_jax.errors import UserError
 from sak_jax.models.resize import resize_positions
-from sak_jax.models.student import Student, StudentConfig
+from sak_jax.models.student import StudentConfig
 from sak_jax.steps import TrainState
 from sak_jax.teachers import rooms
 
@@ -23,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 BACKBONE = ("stem", "adapters", "output_norms", "aligners")
 """The parts that stage 2 takes over; routers and heads are new (SAK, section 3.3)."""
+
+AUGREG = "https://storage.googleapis.com/vit_models/augreg"
+"""Where stem initialisations are to be had."""
 
 Weights = dict[tuple, np.ndarray]
 
@@ -57,6 +59,9 @@ def initial_weights(config: ConfigDict, stage: str, state: TrainState, previous:
     target = builders.student_config(config, stage)
     if previous is not None:
         source = Source("stage 1", _flat(previous), builders.student_config(config, "distill"))
+    elif config.teachers_random and _missing(config):
+        logger.warning("%s is missing; to try the recipe out, %s starts from random weights", _missing(config), stage)
+        return state
     elif config.init_from:
         source = read(config.init_from, config)
     elif config.model.stem_init:
@@ -95,21 +100,15 @@ def read(path: str, config: ConfigDict) -> Source:
       UserError: there is nothing to read, or it is no student.
     """
     if epath.Path(path).suffix in (".pth", ".pt", ".bin", ".safetensors"):
-        return _published(path, builders.student_config(config, "distill"))
+        student = read_backbone(path, config)
+        return Source(path, _flat(nnx.state(student)), student.config)
+    if not epath.Path(path).expanduser().exists():
+        raise UserError(
+            f"config.init_from={path!r} is missing: run the stage that makes it, or give a workdir, a checkpoint or a "
+            "published .pth; --config.teachers_random=True tries the recipe out without"
+        )
     theirs, stage, model = checkpoints.load(path)
     return Source(path, _flatten(model), builders.student_config(theirs, stage))
-
-
-def _published(path: str, target: StudentConfig) -> Source:
-    """The backbone in a file of the published naming, of either stage, with the target's teachers and positions."""
-    weights = {key.removeprefix("backbone."): value for key, value in read_weights(path).items()}
-    wanted = ("vit.", "tsap.", "out_norms.", "ts_aligners.") if target.teachers else ("vit.",)
-    weights = {key: value for key, value in weights.items() if key.startswith(wanted)}
-    aligned = {key.split(".")[1].split("_", 1)[1] for key in weights if key.startswith("ts_aligners.")}
-    theirs = dataclasses.replace(target, aligners=tuple(name for name, _ in target.teachers if name in aligned))
-    student = nnx.eval_shape(lambda: Student(theirs, rngs=nnx.Rngs(0)))
-    load_pytorch_state(student, weights, hand_over=True, name=path)
-    return Source(path, _flat(nnx.state(student)), theirs)
 
 
 def adapt(source: Source, target: StudentConfig) -> Weights:
@@ -144,12 +143,24 @@ def adapt(source: Source, target: StudentConfig) -> Weights:
     return weights
 
 
+def _missing(config: ConfigDict) -> str:
+    """The file or folder that the recipe starts from, if it is not there."""
+    path = config.init_from or config.model.stem_init
+    return "" if path in ("", "rooms") or epath.Path(path).expanduser().exists() else path
+
+
 def _stem(config: ConfigDict, target: StudentConfig) -> Weights:
     """The stem initialisation that `config.model.stem_init` names, for the target's grid."""
     if config.model.stem_init == "rooms":
         flat, grid = rooms.stem_state(), rooms.STEM.grid
     else:
-        flat, grid = read_stem(config.model.stem_init, target.stem)
+        file = epath.Path(config.model.stem_init).expanduser()
+        if not file.exists():
+            raise UserError(
+                f"the stem initialisation {file} is missing: get {AUGREG}/{file.name} and put it there, or set "
+                "--config.model.stem_init to another .npz file, or to '' for a random stem"
+            )
+        flat, grid = read_stem(file, target.stem)
     path = ("position_embedding",)
     flat[path] = resize_positions(flat[path], grid, target.stem.grid, prefix=1, antialias=False)
     return {("stem", *path): np.asarray(value) for path, value in flat.items()}

@@ -179,7 +179,7 @@ def _update(objective: Objective, loss, state: TrainState, committee, batch: Bat
         (stats, (gradient, logs)), _ = jax.lax.scan(add, (state.stats, zeros), (batches, keys))
 
     updates, opt_state = objective.optimizer.update(gradient, state.opt_state, state.params)
-    logs |= {"grad_norm": optax.global_norm(gradient), "lr": objective.schedule(state.step)}
+    logs |= {"grad_norm": optax.tree.norm(gradient), "lr": objective.schedule(state.step)}
     state = TrainState(
         step=state.step + 1,
         seed=state.seed,

@@ -25,7 +25,7 @@ def get_config(text: str = ""):
     }
     config.distill.steps = 150
     config.distill.warmup_steps = 15
-    config.multitask.steps = 300
+    config.multitask.steps = 200
     config.multitask.lr = 5e-4
     config.data.name = "camvid"
     config.data.resize = True  # The photographs are shrunk to image_size before the transforms.

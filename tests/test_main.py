@@ -3,7 +3,8 @@
 import json
 
 import pytest
-import runs
+
+from tests import runs
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import runs
+
+from tests import runs
 
 
 @pytest.fixture(scope="module")

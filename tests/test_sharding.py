@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
 from jax.sharding import PartitionSpec
 
 from sak_jax import sharding
+from tests import runs
 
 OPTIONS = ("--config.distill.steps=3", "--config.multitask.steps=3", "--config.checkpoint.every=3")
 

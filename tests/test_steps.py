@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
 from flax import nnx
 
 from sak_jax import sharding, train
 from sak_jax.builders import student_config
 from sak_jax.models.student import Student
+from tests import runs
 
 specification = importlib.util.spec_from_file_location("tiny", runs.TINY)
 tiny = importlib.util.module_from_spec(specification)

@@ -11,8 +11,7 @@ from sak_jax.convert import load_pytorch_state, pytorch_state
 from sak_jax.errors import UserError
 from sak_jax.models.student import merge_lora
 from sak_jax.models.vit import LoRA
-from tests.convert.cases import BATCH, CASES, NYUD, PASCAL, REFERENCE, SHAPES, abstract_student, student_config
-from tests.reference.formula_weights import formula_input, formula_state
+from tests.convert.cases import CASES, NYUD, PASCAL, SHAPES, abstract_student, assert_same, student_config
 
 
 @pytest.fixture(scope="module")
@@ -31,41 +30,6 @@ def random_student(config, dtype=np.float32):
         return array if dtype == np.int8 else np.nan_to_num(array, nan=0.5).clip(-100, 100)
 
     return jax.tree.map(fill, abstract_student(config))
-
-
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    for key, value in one.items():
-        assert other[key].dtype == value.dtype and other[key].shape == value.shape, key
-        assert value.tobytes() == other[key].tobytes(), key
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_reference_outputs_by_converted_weights(case):
-    config = CASES[case]
-    student = abstract_student(config)
-    weights = formula_state(SHAPES[case])
-    load_pytorch_state(student, weights)
-    assert_same(weights, pytorch_state(student))
-    image = formula_input("image", (BATCH[case], 3, *config.stem.image_size)).transpose(0, 2, 3, 1)
-    outputs = jax.jit(lambda student, image: student(image))(student, jnp.asarray(image))
-    checked = 0
-    with np.load(REFERENCE / f"{case}.npz") as reference:
-        for key in reference.files:
-            kind, name, *level = key.split("/")
-            if kind == "prediction":
-                ours = outputs.predictions[name][:, ::4, ::4].transpose(0, 3, 1, 2)
-            elif kind == "aligned":
-                ours = outputs.aligned[name][int(level[0])][..., ::8].transpose(0, 3, 1, 2)
-            else:
-                tap, task = name.split("_", 1)
-                ours = outputs.routing[task][:, config.stem.taps.index(int(tap))]
-            expected = reference[key]
-            assert ours.shape == expected.shape, key
-            error = np.max(np.abs(ours - expected)) / np.std(expected)
-            assert error < 1e-4, (key, error)  # of the standard deviation; rounding alone gives 1e-5
-            checked += 1
-    assert checked == len(config.teachers) * 4 + len(config.tasks) * 5
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -134,8 +98,8 @@ def without(weights, key):
         (lambda w: w | {"backbone.tsap.sam.3.scale": np.zeros((), np.float32)}, ["tsap.sam.3.scale", "()"]),
         (lambda w: w | {"backbone.tsap.sam.3.scale": np.zeros(1)}, ["tsap.sam.3.scale", "float64"]),
         (lambda w: w | {"backbone.vit.pos_embed": np.zeros((1, 5, 96), np.float32)}, ["4 positions", "4 x 4"]),
-        (lambda w: {k.removeprefix("backbone."): v for k, v in w.items() if "heads" not in k}, ["no tasks", "stage"]),
-        (lambda w: {"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}, ["no tasks"]),
+        (lambda w: {k.removeprefix("backbone."): v for k, v in w.items() if "heads" not in k}, ["no tasks", "stage-1"]),
+        (lambda w: {"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}, ["conv1.weight is not known", "missing"]),
     ],
 )
 def test_files_that_do_not_fit_are_refused_and_change_nothing(tiny, change, words):

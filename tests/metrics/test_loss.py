@@ -3,11 +3,11 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from streams import TOLERANCE, check_streaming, nothing_valid, one_batch, score
 
 from sak_jax import losses, metrics
 from sak_jax.data.tasks import TASKS
 from sak_jax.errors import UserError
+from tests.metrics.streams import TOLERANCE, check_streaming, nothing_valid, one_batch, score
 
 CASES = [
     ("nyud", "edge"),

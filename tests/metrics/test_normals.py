@@ -1,10 +1,10 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from streams import REFERENCE, TOLERANCE, batches, check_streaming, nothing_valid, score
 
 from sak_jax import metrics
 from sak_jax.data.tasks import TASKS
+from tests.metrics.streams import REFERENCE, TOLERANCE, batches, check_streaming, nothing_valid, score
 
 METRIC = metrics.for_task(TASKS["normals"])
 

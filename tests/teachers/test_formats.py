@@ -8,13 +8,13 @@ import torch
 import transformers
 from flax import nnx
 from open_clip.transformer import VisionTransformer as OpenClip
-from parity import check, convert, fill, image, maps, nchw, timm_maps
 from timm.layers import LayerNorm, SwiGLUPacked
 from timm.models import eva, vision_transformer, vision_transformer_sam
 
 from sak_jax.convert import augreg, authors, files, formats, huggingface, rules, timm
 from sak_jax.errors import UserError
 from sak_jax.teachers import zoo
+from tests.teachers.parity import check, convert, fill, image, maps, nchw, timm_maps
 
 SIZE = (64, 64)
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
@@ -231,6 +231,24 @@ def test_sams_own_names():
     theirs["mask_decoder.x"] = np.zeros(1, np.float32)
     same(convert(teacher, theirs), state)
     same(convert(teacher, numpy_state(vision_transformer_sam.checkpoint_filter_fn(torch_state(theirs), None))), state)
+
+
+@torch.no_grad()
+def test_sams_names_in_transformers(tmp_path):
+    teacher = zoo.get("sam_base")
+    config = dataclasses.replace(teacher.config, width=32, heads=2, image_size=(256, 256))
+    teacher = dataclasses.replace(teacher, config=config, pad_to=None)
+    shape = {key: value for key, value in SHAPE.items() if "size" not in key or key == "hidden_size"}
+    shape |= {"num_hidden_layers": 12, "image_size": 256, "mlp_dim": 128, "output_channels": 8, "layer_norm_eps": 1e-5}
+    reference = transformers.SamVisionModel(
+        transformers.SamVisionConfig(**shape, global_attn_indexes=[2, 5, 8, 11], window_size=14)
+    ).eval()
+    fill(reference)
+    hidden = reference(nchw(image((256, 256))), output_hidden_states=True).hidden_states
+    reference.save_pretrained(tmp_path)
+    weights = files.read_weights(tmp_path / "model.safetensors")
+    wanted = [hidden[tap + 1].numpy() for tap in config.taps]
+    check(maps(teacher, convert(teacher, weights), (256, 256)), wanted)
 
 
 @torch.no_grad()

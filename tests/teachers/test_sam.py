@@ -3,9 +3,9 @@ import timm
 import torch
 import torch.nn.functional as F
 from flax import nnx
-from parity import check, convert, fill, image, maps, nchw
 
 from sak_jax.teachers import zoo
+from tests.teachers.parity import check, convert, fill, image, maps, nchw
 
 TAPS = [2, 5, 8, 11]
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import timm
 import torch
-from parity import check, convert, fill, image, maps, nchw
 from timm.models.swin_transformer import checkpoint_filter_fn
 
 from sak_jax.convert.rules import export
 from sak_jax.convert.timm import SWIN_ORIGINAL, swin_rules
 from sak_jax.errors import UserError
 from sak_jax.teachers import zoo
+from tests.teachers.parity import check, convert, fill, image, maps, nchw
 
 NAME = "swin_base_patch4_window7_224"
 

@@ -8,11 +8,11 @@ import timm
 import torch
 import transformers
 from open_clip.transformer import VisionTransformer as OpenClip
-from parity import check, convert, fill, image, maps, nchw, timm_maps
 from timm.layers import resample_abs_pos_embed
 
 from sak_jax.convert.files import read_weights
 from sak_jax.teachers import zoo
+from tests.teachers.parity import check, convert, fill, image, maps, nchw, timm_maps
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 ODD = (120, 170)

@@ -131,7 +131,7 @@ def table(
         if baselines.get(key) and math.isfinite(value):
             sign = 1 if higher_is_better(key.rpartition("/")[-1]) else -1
             change = f"{sign * 100 * (value - baselines[key]) / baselines[key]:+.1f} %"
-        rows.append((key, _number(value), _number(baselines.get(key)), change, _number(published.get(key))))
+        rows.append((key, number(value), number(baselines.get(key)), change, number(published.get(key))))
     if delta is not None:
         printed = published.get("delta_m")
         rows.append(("Delta_m", "", "", f"{delta:+.2f} %", "" if printed is None else f"{printed:+.2f} %"))
@@ -144,7 +144,8 @@ def table(
     return "\n".join(lines)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Four digits; a dash for what is not finite, nothing for what is not there."""
     if value is None:
         return ""
     return f"{value:.4g}" if math.isfinite(value) else "-"

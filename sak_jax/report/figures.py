@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Shaped, UInt8
 from sak_jax import files
 from sak_jax.data import tasks, transforms
 from sak_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from sak_jax.evaluate import Evaluator
+from sak_jax.evaluate import Evaluator, number
 from sak_jax.models.student import Student
 
 Picture = UInt8[np.ndarray, "h w 3"]
@@ -36,7 +36,8 @@ def write(workdir: epath.Path, evaluator: Evaluator, student: Student, scores: d
     if not ok:
         raise OSError("the picture of predictions could not be encoded")
     files.write_bytes(folder / "predictions.png", encoded.tobytes())
-    page = _page(workdir.name, evaluator.config.baselines, scores, delta, encoded.tobytes())
+    config = evaluator.config
+    page = _page(workdir.name, scores, config.baselines, config.published, delta, encoded.tobytes())
     files.write_bytes(folder / "index.html", page.encode())
 
 
@@ -136,17 +137,20 @@ def _titles(names: list[str], width: int) -> Picture:
     return strip
 
 
-def _page(name: str, baselines, scores: dict[str, float], delta: float | None, picture: bytes) -> str:
+def _page(name: str, scores: dict[str, float], baselines, published, delta: float | None, picture: bytes) -> str:
+    columns = {"student": scores, "single-task": baselines, "published": published}
+    columns = {title: column for title, column in columns.items() if len(column)}
+    head = "".join(f"<th>{title}" for title in ("metric", *columns))
     rows = "".join(
-        f"<tr><td>{html.escape(key)}</td><td>{value:.4g}</td>"
-        f"<td>{'' if baselines.get(key) is None else format(baselines[key], '.4g')}</td></tr>"
-        for key, value in scores.items()
+        f"<tr><td>{html.escape(key)}" + "".join(f"<td>{number(column.get(key))}" for column in columns.values())
+        for key in scores
     )
-    total = "" if delta is None else f"<p>Delta<sub>m</sub> {delta:+.2f} %</p>"
+    printed = f" (published: {published['delta_m']:+.2f} %)" if "delta_m" in published else ""
+    total = "" if delta is None else f"<p>Delta<sub>m</sub> {delta:+.2f} %{printed}</p>"
     data = base64.b64encode(picture).decode()
     return (
         f"<!doctype html><meta charset=utf-8><title>{html.escape(name)}</title>"
         "<style>body{font:16px sans-serif;margin:2em}td,th{padding:.2em 1em;text-align:left}img{max-width:100%}</style>"
-        f"<h1>{html.escape(name)}</h1><table><tr><th>metric<th>student<th>single-task</tr>{rows}</table>{total}"
+        f"<h1>{html.escape(name)}</h1><table><tr>{head}{rows}</table>{total}"
         f"<p>Image with each task's prediction; truth below.</p><img alt=predictions src=data:image/png;base64,{data}>"
     )

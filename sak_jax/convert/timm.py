@@ -115,11 +115,33 @@ def _sam_original_rules(config) -> list[Rule]:
     ]
 
 
+def _sam_transformers_rules(config) -> list[Rule]:
+    """transformers' names for the same."""
+    names = {
+        "blocks.": "layers.",
+        ".norm": ".layer_norm",
+        "patch_embed.proj.": "patch_embed.projection.",
+        ".fc": ".lin",
+    }
+    table = sam_rules()
+    for theirs, ours in names.items():
+        table = [dataclasses.replace(rule, source=rule.source.replace(theirs, ours)) for rule in table]
+    return table
+
+
 def _sam_labels(config) -> dict:
     return {"w": config.windowed, "g": config.taps}
 
 
 SAM = Format("timm", ("pos_embed", "blocks.0.attn.rel_pos_h"), lambda c: sam_rules(), (r"neck\..*",), _sam_labels)
+SAM_TRANSFORMERS = Format(
+    "Hugging Face",
+    ("pos_embed", "layers.0.attn.rel_pos_h"),
+    _sam_transformers_rules,
+    (r"neck\..*", r"/(prompt_encoder|mask_decoder|shared_image_embedding)\..*"),
+    _sam_labels,
+    ("vision_encoder.", ""),
+)
 SAM_ORIGINAL = Format(
     "Segment Anything",
     ("image_encoder.pos_embed", "image_encoder.blocks.0.attn.rel_pos_h"),

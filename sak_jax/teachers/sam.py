@@ -12,7 +12,7 @@ from sak_jax.convert import timm
 from sak_jax.models import layers, resize
 from sak_jax.teachers.entry import IMAGENET, TAPS, Family, Teacher
 
-QUERY_ROWS = 16
+QUERY_ROWS = 8
 """Global attention takes this many rows of queries at a time: 4096 tokens would need 0.8 GB of logits an image."""
 
 
@@ -197,7 +197,7 @@ TEACHERS = [
         source=f"timm/samvit_{size}_patch16.sa1b",
         licence="Apache-2.0",
         normalisation=IMAGENET,
-        formats=(timm.SAM, timm.SAM_ORIGINAL),
+        formats=(timm.SAM, timm.SAM_ORIGINAL, timm.SAM_TRANSFORMERS),
         pad_to=1024,
     )
     for size, (width, depth, heads) in SIZES.items()

@@ -1,7 +1,6 @@
 """A foreign format: how to tell it, and its table of rules."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -67,12 +66,3 @@ def own_rules(model: nnx.Module | nnx.State) -> list[rules.Rule]:
     """The table of our own files: dotted paths, nothing transformed."""
     paths = (".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model)))
     return [rules.Rule(path, path, stack=()) for path in paths]
-
-
-def fingerprint(weights: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over names, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for key in sorted(weights):
-        digest.update(f"{key} {weights[key].shape} {weights[key].dtype}".encode())
-        digest.update(np.ascontiguousarray(weights[key]).tobytes())
-    return digest.hexdigest()

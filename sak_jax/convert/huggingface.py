@@ -148,7 +148,7 @@ DINOV3 = Format(
 )  # fmt: skip
 SIGLIP = Format(
     "Hugging Face", ("embeddings.position_embedding.weight", "encoder.layers.0.self_attn.q_proj.weight"), siglip_rules,
-    (r"(post_layernorm|head)\..*", r"/text_model\..*", "/(logit_scale|logit_bias)"),
+    (r"(post_layernorm|head)\..*", r"embeddings\.position_ids", r"/text_model\..*", "/(logit_scale|logit_bias)"),
     prefixes=("", "vision_model."),
 )  # fmt: skip
 CLIP = Format(

@@ -21,6 +21,14 @@ def get_config(text: str = ""):
         "edge": {},
         "sal": {},
     }
+    # Means of three seeds of `method=single-TASK` (tools/compare.py).
+    config.baselines = {
+        "semseg/mIoU": 17.09,
+        "depth/RMSE": 1.157,
+        "normals/mErr": 31.23,
+        "edge/loss": 0.07069,
+        "sal/maxF": 34.81,
+    }
     config.model.stem = "tiny"
     config.model.stem_init = "rooms"
     config.teachers = {

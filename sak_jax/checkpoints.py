@@ -38,7 +38,7 @@ class Checkpoints:
         )
         self._config = json.loads(config.to_json())
         self._manager = ocp.CheckpointManager(
-            workdir / FOLDER / stage,
+            (workdir / FOLDER / stage).resolve(),  # Orbax wants it absolute.
             options=ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True),
         )
 

@@ -1,6 +1,7 @@
 """What a user sees of the command line: files of a run, and one clear line for a mistake."""
 
 import json
+import os
 
 import pytest
 
@@ -10,7 +11,9 @@ from tests import runs
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "tiny"
-    done = runs.run(f"--workdir={workdir}", "--config.distill.steps=3", "--config.multitask.steps=3")
+    # Relative, as the default is.
+    relative = os.path.relpath(workdir, runs.ROOT)
+    done = runs.run(f"--workdir={relative}", "--config.distill.steps=3", "--config.multitask.steps=3")
     assert done.returncode == 0, done.stderr
     assert "depth/RMSE" in done.stdout and "Delta_m" in done.stdout
     return workdir

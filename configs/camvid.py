@@ -18,11 +18,13 @@ def get_config(text: str = ""):
     config.init_from = "runs/rooms"
     config.tasks = {"semseg": {"channels": 11}, "edge": {}}
     config.model.stem = "tiny"
-    config.teachers = {
-        "scene": {"model": "rooms_scene"},
-        "regions": {"model": "rooms_regions"},
-        "geometry": {"model": "rooms_geometry"},
-    }
+    config.teachers.update(
+        {
+            "scene": {"model": "rooms_scene"},
+            "regions": {"model": "rooms_regions"},
+            "geometry": {"model": "rooms_geometry"},
+        }
+    )
     config.distill.steps = 150
     config.distill.warmup_steps = 15
     config.multitask.steps = 200

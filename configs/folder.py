@@ -20,11 +20,13 @@ def get_config(text: str = ""):
     config.init_from = "runs/rooms"
     config.tasks = {"semseg": {"channels": 5}, "depth": {}}
     config.model.stem = "tiny"
-    config.teachers = {
-        "scene": {"model": "rooms_scene"},
-        "regions": {"model": "rooms_regions"},
-        "geometry": {"model": "rooms_geometry"},
-    }
+    config.teachers.update(
+        {
+            "scene": {"model": "rooms_scene"},
+            "regions": {"model": "rooms_regions"},
+            "geometry": {"model": "rooms_geometry"},
+        }
+    )
     config.multitask.steps = 1000
     config.multitask.lr = 5e-4
     config.data.name = "folder"

@@ -9,7 +9,7 @@ stem and teachers are base and base, small and base, base and large, large and l
 
 `DIR` holds `train.tar`, `ILSVRC2012_img_train.tar`, the folders `train/CLASS/`, or what `tools/prepare_data.py` wrote.
 Teachers come from `tools/convert_teacher.py`; the stem starts from an augreg checkpoint (`config.model.stem_init`).
-To try it without weights: `--config.teachers_random=True`. 128 images a step over all devices, for 300 270 steps.
+To try it without weights: `--config.teachers.random=True`. 128 images a step over all devices, for 300 270 steps.
 """
 
 from sak_jax import recipes

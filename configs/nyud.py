@@ -7,7 +7,7 @@ have made the student with the same. Baselines start from the augreg stem: `:met
 `:method=single-depth` (one task). Scores in print show beside ours where there are any.
 
 `init_from` may also be a published `.pth`. `DIR` holds the original folders or what `tools/prepare_data.py` wrote; see
-docs/data.md. To try it without weights: `--config.teachers_random=True`. 4 images a step over all devices.
+docs/data.md. To try it without weights: `--config.teachers.random=True`. 4 images a step over all devices.
 """
 
 from sak_jax import recipes

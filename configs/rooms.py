@@ -31,11 +31,13 @@ def get_config(text: str = ""):
     }
     config.model.stem = "tiny"
     config.model.stem_init = "rooms"
-    config.teachers = {
-        "scene": {"model": "rooms_scene"},
-        "regions": {"model": "rooms_regions"},
-        "geometry": {"model": "rooms_geometry"},
-    }
+    config.teachers.update(
+        {
+            "scene": {"model": "rooms_scene"},
+            "regions": {"model": "rooms_regions"},
+            "geometry": {"model": "rooms_geometry"},
+        }
+    )
     config.distill.steps = 300
     config.distill.lr = 2.5e-3
     config.distill.warmup_steps = 20

@@ -6,7 +6,7 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sak_jax.config import ordered, selected_tasks
+from sak_jax.config import selected_tasks, selected_teachers
 from sak_jax.errors import UserError
 from sak_jax.models.student import LEVELS, STEMS, Outputs, Student, StudentConfig
 from sak_jax.models.vit import LoRA, ViTConfig
@@ -39,7 +39,7 @@ def student_config(config: ConfigDict, stage: str) -> StudentConfig:
         )
     if any(side % sizes["patch"] for side in config.image_size):
         raise UserError(f"config.image_size {tuple(config.image_size)} must be multiples of the patch {sizes['patch']}")
-    teachers = tuple((name, zoo.width(teacher["model"])) for name, teacher in ordered(config.teachers).items())
+    teachers = tuple((name, zoo.width(teacher["model"])) for name, teacher in selected_teachers(config).items())
     aligned = {
         "none": (),
         "all": tuple(name for name, _ in teachers),
@@ -82,17 +82,17 @@ def committee(config: ConfigDict) -> Committee | None:
     Raises:
       UserError: a teacher is unknown or its weights are missing; names the file and the command that makes it.
     """
-    if not config.teachers:
+    if not selected_teachers(config):
         return None
     teachers, views = {}, {}
-    for name, settings in ordered(config.teachers).items():
+    for name, settings in selected_teachers(config).items():
         model = settings.pop("model")
         teachers[name], views[name] = zoo.load(
             model,
             tuple(config.image_size),
             dtype=jnp.dtype(config.dtype),
-            directory=config.teachers_dir,
-            random=config.teachers_random,
+            directory=config.teachers.dir,
+            random=config.teachers.random,
             **settings,
         )
     return Committee(teachers, views)

@@ -16,7 +16,7 @@ RUNTIME_KEYS = (
     "mesh",
     "data.root",
     "data.workers",
-    "teachers_dir",
+    "teachers.dir",
     "compilation_cache",
     "boundary.workers",
     "published",
@@ -60,9 +60,10 @@ def base() -> ConfigDict:
                 "remat": False,  # Recompute blocks in the backward pass: less memory, more time.
                 "lora": {"rank": 0, "alpha": 16.0, "targets": ("qkv", "proj")},  # On the stem in stage 1.
             },
-            "teachers": {},  # {name: {"model": a key of the registry, and options of `sak_jax.teachers.zoo.load`}}.
-            "teachers_random": False,  # Random teachers, to try a recipe out without weights.
-            "teachers_dir": "",  # Where converted weights lie; "" is ~/.cache/sak_jax/teachers.
+            "teachers": {  # And {name: {"model": a key of the registry}}, a row a teacher.
+                "random": False,  # Random teachers, to try a recipe out without weights.
+                "dir": "",  # Where converted weights lie; "" is ~/.cache/sak_jax/teachers.
+            },
             "distill": {  # Stage 1.
                 "steps": 0,
                 "lr": 1e-3,
@@ -133,7 +134,8 @@ def as_method(config: ConfigDict, method: str) -> ConfigDict:
     if method != "multitask" and method.removeprefix("single-") not in names:
         known = ", ".join(["sak", "multitask", *(f"single-{name}" for name in names)])
         raise UserError(f"recipe argument method={method}: it must be one of {known}")
-    config.teachers = {}
+    for name in selected_teachers(config):
+        del config.teachers[name]
     config.distill.steps = 0
     config.model.router = "none"
     if method != "multitask":
@@ -188,10 +190,10 @@ def check(config: ConfigDict, devices: int) -> None:
     _require(
         config.distill.steps + config.multitask.steps > 0, config, "multitask.steps", "or distill.steps must be set"
     )
-    _require(not config.distill.steps or len(config.teachers) > 0, config, "distill.steps", "needs teachers")
+    _require(not config.distill.steps or bool(selected_teachers(config)), config, "distill.steps", "needs teachers")
     _require(not config.multitask.steps or len(config.tasks) > 0, config, "multitask.steps", "needs tasks")
     selected_tasks(config)
-    for name, teacher in ordered(config.teachers).items():
+    for name, teacher in selected_teachers(config).items():
         unknown = sorted(set(teacher) - {"model", *TEACHER_OPTIONS})
         if unknown or "model" not in teacher:
             problem = f"has no option {unknown[0]!r}" if unknown else "lacks its model"
@@ -235,6 +237,11 @@ def from_dict(values: Mapping) -> ConfigDict:
 def ordered(section: ConfigDict) -> dict:
     """A section as a plain dict in the order in which the recipe gives it, where ConfigDict's own iteration sorts."""
     return json.loads(section.to_json())
+
+
+def selected_teachers(config: ConfigDict) -> dict[str, dict]:
+    """The recipe's teachers and their settings, in its order."""
+    return {name: settings for name, settings in ordered(config.teachers).items() if isinstance(settings, dict)}
 
 
 def selected_tasks(config: ConfigDict) -> tuple[Task, ...]:

@@ -59,7 +59,7 @@ def initial_weights(config: ConfigDict, stage: str, state: TrainState, previous:
     target = builders.student_config(config, stage)
     if previous is not None:
         source = Source("stage 1", _flat(previous), builders.student_config(config, "distill"))
-    elif config.teachers_random and _missing(config):
+    elif config.teachers.random and _missing(config):
         logger.warning("%s is missing; to try the recipe out, %s starts from random weights", _missing(config), stage)
         return state
     elif config.init_from:
@@ -105,7 +105,7 @@ def read(path: str, config: ConfigDict) -> Source:
     if not epath.Path(path).expanduser().exists():
         raise UserError(
             f"config.init_from={path!r} is missing: run the stage that makes it, or give a workdir, a checkpoint or a "
-            "published .pth; --config.teachers_random=True tries the recipe out without"
+            "published .pth; --config.teachers.random=True tries the recipe out without"
         )
     theirs, stage, model = checkpoints.load(path)
     return Source(path, _flatten(model), builders.student_config(theirs, stage))

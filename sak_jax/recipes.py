@@ -64,7 +64,7 @@ def distill(chosen: dict[str, str]) -> ConfigDict:
     config.batch_size = 128
     config.model.stem = chosen["stem"]
     config.model.stem_init = f"{STEMS_FOLDER}/{STEM_FILES[chosen['stem']]}"
-    config.teachers = committee(chosen["committee"], chosen["teachers"], chosen["preset"])
+    config.teachers.update(committee(chosen["committee"], chosen["teachers"], chosen["preset"]))
     epoch = IMAGENET_IMAGES // config.batch_size
     config.distill.steps = 30 * epoch
     config.distill.warmup_steps = 2 * epoch
@@ -96,7 +96,7 @@ def multitask(
     config.tasks = tasks
     config.baselines = single_task.get(chosen["stem"], {})
     config.model.stem = chosen["stem"]
-    config.teachers = committee(chosen["committee"], chosen["teachers"], chosen["preset"])
+    config.teachers.update(committee(chosen["committee"], chosen["teachers"], chosen["preset"]))
     config.multitask.steps = 40_000
     config.multitask.lr = 2e-5
     config.multitask.power = 0.9
@@ -107,10 +107,11 @@ def multitask(
     config.log_every = 50
     config.checkpoint.every = 1000
     config_lib.as_method(config, chosen["method"])
-    if not config.teachers:
+    distilled = bool(config_lib.selected_teachers(config))
+    if not distilled:
         config.init_from = ""
         config.model.stem_init = f"{STEMS_FOLDER}/{STEM_FILES[chosen['stem']]}"
     if not chosen["committee"]:
-        teachers = chosen["teachers"] if config.teachers else ""
+        teachers = chosen["teachers"] if distilled else ""
         config.published = published.get((chosen["method"], chosen["stem"], teachers), {})
     return config

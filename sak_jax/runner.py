@@ -56,7 +56,7 @@ def run(config: ConfigDict, workdir: epath.Path, mode: str, started: float) -> N
     }
     if config.data.on_error == "skip":
         results["skipped"] = evaluator.skipped
-    if config.teachers_random:
+    if config.teachers.random:
         results["teachers_random"] = True
         logger.warning("THE TEACHERS WERE RANDOM: these scores say nothing about the method")
     if jax.process_index() == 0:

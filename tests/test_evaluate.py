@@ -52,7 +52,7 @@ def test_two_processes_score_what_one_does():
         found.bind(("localhost", 0))
         port = found.getsockname()[1]
     command = [sys.executable, __file__]
-    options = {"stdout": subprocess.PIPE, "text": True, "env": {**os.environ, "PYTHONPATH": str(runs.ROOT / "tests")}}
+    options = {"stdout": subprocess.PIPE, "text": True, "env": {**os.environ, "PYTHONPATH": str(runs.ROOT)}}
     processes = [subprocess.Popen([*command, str(index), str(port)], **options) for index in range(2)]
     outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]

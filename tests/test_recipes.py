@@ -88,10 +88,10 @@ def test_stage_one_is_thirty_epochs_with_two_of_warm_up():
 def test_presets_differ_in_the_committee_and_what_it_sees():
     paper, frontier = (recipe("nyud", f"preset={preset}") for preset in ("paper", "frontier"))
     published = {"normalisation": "imagenet", "pad": True, "crop": False}
-    assert config_lib.ordered(paper.teachers) == {
+    assert config_lib.selected_teachers(paper) == {
         name: {"model": f"{name}_base", **published} for name in ("dinov2", "clip", "sam")
     }
-    assert list(config_lib.ordered(frontier.teachers)) == ["dinov3", "clip", "sam"]
+    assert list(config_lib.selected_teachers(frontier)) == ["dinov3", "clip", "sam"]
     assert frontier.teachers.clip.normalisation == "native" and frontier.teachers.sam.crop
 
 
@@ -125,7 +125,7 @@ def test_mistaken_arguments(text, words):
 
 def test_unknown_options_of_a_teacher():
     config = recipe("nyud")
-    config.teachers = {"sam": {"model": "sam_base", "corp": True}}
+    config.teachers.update({"sam": {"model": "sam_base", "corp": True}})
     with pytest.raises(UserError, match="teachers.sam has no option 'corp'.*crop"):
         config_lib.check(config, 1)
 
@@ -133,7 +133,7 @@ def test_unknown_options_of_a_teacher():
 def test_baselines_start_from_the_plain_stem():
     config = recipe("nyud", "method=single-depth")
     config_lib.check(config, 1)
-    assert list(config.tasks) == ["depth"] and not config.teachers and not config.init_from
+    assert list(config.tasks) == ["depth"] and not config_lib.selected_teachers(config) and not config.init_from
     assert "B_16" in config.model.stem_init
     assert recipe("nyud", "method=multitask").published["delta_m"] == -1.72
     assert recipe("nyud").published["semseg/mIoU"] == 59.93
@@ -145,7 +145,7 @@ def test_baselines_start_from_the_plain_stem():
 
 SMALL = (
     "--config.model.stem=custom", "--config.model.width=16", "--config.model.depth=4", "--config.model.heads=2",
-    "--config.model.patch=16", "--config.teachers_random=True", "--config.batch_size=2", "--config.eval_batch_size=2",
+    "--config.model.patch=16", "--config.teachers.random=True", "--config.batch_size=2", "--config.eval_batch_size=2",
     "--config.log_every=1", "--config.compilation_cache=",
 )  # fmt: skip
 
@@ -242,7 +242,7 @@ def test_without_the_data_one_line_says_what_to_do(tmp_path):
 
 
 def test_without_weights_one_line_says_what_to_do(nyud, tmp_path):
-    options = (f"--workdir={tmp_path / 'run'}", f"--config.data.root={nyud}", *SMALL, "--config.teachers_random=False")
+    options = (f"--workdir={tmp_path / 'run'}", f"--config.data.root={nyud}", *SMALL, "--config.teachers.random=False")
     env = {"SAK_JAX_TEACHERS": str(tmp_path / "none")}
     line = message(runs.run(*options, config="configs/nyud.py:committee=dinov2", env=env))
     assert str(tmp_path / "none") in line and "tools/convert_teacher.py dinov2_base" in line

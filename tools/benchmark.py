@@ -3,7 +3,7 @@
     python tools/benchmark.py --config=configs/rooms.py [--steps=20] [--output=FILE.json] [--config.KEY=VALUE ..]
 
 Runs each stage's jitted step on random images and labels of the recipe's shapes, so that no data is read. With
-`--config.teachers_random=True` it needs no weights either.
+`--config.teachers.random=True` it needs no weights either.
 """
 
 import json

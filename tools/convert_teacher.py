@@ -3,7 +3,7 @@
     python tools/convert_teacher.py NAME [--input=FILE] --output=DIR
 
 NAME is one of docs/teachers.md. Without --input the weights are downloaded from the Hugging Face hub. DIR gets
-NAME.safetensors and NAME.json, which says what it is; give the folder to a recipe as --config.teachers_dir=DIR, or in
+NAME.safetensors and NAME.json, which says what it is; give the folder to a recipe as --config.teachers.dir=DIR, or in
 the environment variable SAK_JAX_TEACHERS.
 """
 

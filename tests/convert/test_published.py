@@ -124,7 +124,7 @@ def test_what_does_not_fit_leaves_nothing_behind(tiny, tmp_path, change, recipe,
 
 def test_aligners_of_some_teachers_only_are_not_exported(tmp_path):
     config = tiny_recipe(stem="custom", width=384, depth=4, heads=6, patch=16)
-    config.teachers = {"dinov2": {"model": "dinov2_small"}, "sam": {"model": "sam_base"}}
+    config.teachers.update({"dinov2": {"model": "dinov2_small"}, "sam": {"model": "sam_base"}})
     settings = builders.student_config(config, "multitask")
     assert settings.aligners == ("sam",)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_student(settings))
@@ -162,7 +162,7 @@ def test_a_stage_starts_from_a_published_file_of_either_stage(tmp_path, tasks):
     student = tiny_student(tasks, (48, 48))
     file = save(tmp_path / "sak.pth", pytorch_state(student))
     config = tiny_recipe()
-    config.teachers = {"sam": {"model": "sam_base"}, "dinov2": {"model": "dinov2_base"}}
+    config.teachers.update({"sam": {"model": "sam_base"}, "dinov2": {"model": "dinov2_base"}})
     source = handover.read(str(file), config)
     assert source.config.stem.image_size == (48, 48) and not source.config.tasks
     target = builders.student_config(config, "multitask")

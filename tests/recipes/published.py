@@ -17,6 +17,8 @@ def get_config(text: str = ""):
     config = config_lib.base()
     case = config_lib.arguments(text, case="student_small_aligned_nyud")["case"]
     config.model.stem, config.image_size, config.tasks = CASES[case]
-    config.teachers = {"dinov2": {"model": "dinov2_base"}, "clip": {"model": "clip_base"}, "sam": {"model": "sam_base"}}
+    config.teachers.update(
+        {"dinov2": {"model": "dinov2_base"}, "clip": {"model": "clip_base"}, "sam": {"model": "sam_base"}}
+    )
     config.distill.steps = config.multitask.steps = 10
     return config

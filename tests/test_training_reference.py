@@ -1,5 +1,6 @@
 """Four steps of stage 2 against the published implementation, without router noise."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -15,7 +16,7 @@ from sak_jax.data.tasks import TASKS
 from tests.convert.cases import CASES, REFERENCE, SHAPES, abstract_student
 from tests.reference.formula_weights import formula_input, formula_state
 
-CONFIG = CASES["student_small_aligned_nyud"]
+CONFIG = dataclasses.replace(CASES["student_small_aligned_nyud"], noisy_gating=False)
 GRIDS = {"dinov2": (64 // 14, 96 // 14), "clip": (64 // 16, 96 // 16), "sam": (8, 8)}
 SETTINGS = ConfigDict({"lr": 2e-4, "weight_decay": 1e-6, "power": 0.9, "steps": 40, "clip": 10.0})
 
@@ -68,12 +69,9 @@ def run():
         jnp.zeros((), jnp.int32), jnp.zeros((), jnp.uint32), params, frozen, stats, optimizer.init(params)
     )
     step, logs = jax.jit(partial(steps.multitask_step, objective)), []
-    with pytest.MonkeyPatch.context() as patch:
-        # The reference was made without the routers' noise; the draw is the only one in a step.
-        patch.setattr(jax.random, "normal", lambda key, shape: jnp.zeros(shape))
-        for _ in range(4):
-            state, values = step(state, features, batch)
-            logs.append(jax.device_get(values))
+    for _ in range(4):
+        state, values = step(state, features, batch)
+        logs.append(jax.device_get(values))
     nnx.update(student, state.model)
     return reference, start, logs, pytorch_state(student)
 
@@ -84,8 +82,11 @@ def test_losses_gradient_norm_and_rate_of_each_step(run, index):
     ours = logs[index]
     for name in ("total", "distill", *(name for name, _ in CONFIG.tasks)):
         expected = reference[f"step{index}/loss/{name}"]
-        np.testing.assert_allclose(ours[name], expected, rtol=1e-4, err_msg=name)
-    np.testing.assert_allclose(ours["grad_norm"], reference[f"step{index}/grad_norm"], rtol=2e-3)
+        np.testing.assert_allclose(ours[name], expected, rtol=5e-5, err_msg=name)
+    # Adam turns rounding in small gradients into whole steps. Run in float64 ours is 1.8e-3 from the reference at the
+    # fourth step, and 3e-4 from itself in float32.
+    tolerance = 1e-4 if index < 3 else 3e-3
+    np.testing.assert_allclose(ours["grad_norm"], reference[f"step{index}/grad_norm"], rtol=tolerance)
     np.testing.assert_allclose(ours["lr"], reference[f"step{index}/lr"], rtol=1e-5)
 
 
@@ -96,5 +97,4 @@ def test_weights_and_batch_statistics_after_four_steps(run):
     for key in keys:
         before, ours = (weights[key].reshape(-1)[:256] for weights in (start, final))
         change, expected = ours - before, reference[f"final/{key}"] - before
-        print(key, np.linalg.norm(change - expected) / np.linalg.norm(expected))
         assert np.linalg.norm(change - expected) < 0.02 * np.linalg.norm(expected), key

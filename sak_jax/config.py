@@ -187,9 +187,9 @@ def check(config: ConfigDict, devices: int) -> None:
         _require(_get(config, key) in allowed, config, key, f"must be one of {', '.join(allowed)}")
     _require(0 <= config.boundary.max_distance <= 1, config, "boundary.max_distance", "must be in 0..1")
     _require(len(config.image_size) == 2, config, "image_size", "must be (height, width)")
-    _require(
-        config.distill.steps + config.multitask.steps > 0, config, "multitask.steps", "or distill.steps must be set"
-    )
+    steps, warmup = config.distill.steps, config.distill.warmup_steps
+    _require(steps + config.multitask.steps > 0, config, "multitask.steps", "or distill.steps must be set")
+    _require(not steps or warmup < steps, config, "distill.warmup_steps", f"must be less than distill.steps = {steps}")
     _require(not config.distill.steps or bool(selected_teachers(config)), config, "distill.steps", "needs teachers")
     _require(not config.multitask.steps or len(config.tasks) > 0, config, "multitask.steps", "needs tasks")
     selected_tasks(config)
@@ -201,14 +201,14 @@ def check(config: ConfigDict, devices: int) -> None:
 
 
 def check_workdir(config: ConfigDict, workdir: epath.Path) -> None:
-    """Writes `config.json` into a fresh workdir; in a used one makes sure that the same config made it.
+    """Writes `config.json` into a workdir without checkpoints; in another makes sure that the same config made it.
 
     Raises:
       UserError: the workdir is another config's; names the first keys that differ.
     """
     file = workdir / "config.json"
     mine = json.loads(config.to_json())
-    if file.exists():
+    if file.exists() and (workdir / "checkpoints").exists():
         theirs = flatten(json.loads(from_dict(json.loads(file.read_text())).to_json()))
         differing = [
             key

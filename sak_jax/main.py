@@ -36,7 +36,10 @@ def main() -> int:
 
 
 def _say(error: Exception, status: int) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    text = str(error).strip()
+    if "Traceback" in text:  # The flag's library quotes the traceback of a recipe that refused its arguments.
+        text = text.splitlines()[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
     return status
 
 
@@ -51,6 +54,10 @@ def _parse(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {rest[1]!r}: options are written --name=value")
     if _CONFIG.value is None:
         raise UserError("--config is missing: give a recipe, e.g. --config=configs/rooms.py")
+    try:
+        _CONFIG.value.seed  # noqa: B018 - a recipe that could not be loaded says so when it is first looked at
+    except OSError as error:
+        raise UserError(f"the recipe can't be loaded: {str(error).splitlines()[-1].strip()}") from error
 
 
 def _workdir() -> str:

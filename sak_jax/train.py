@@ -89,25 +89,26 @@ def train_stage(
 ) -> Trained:
     """Trains one stage to its end, from its newest checkpoint or from what came before it."""
     settings = config[stage.name]
-    batches = training_batches(config, stage)  # First: without data nothing else is worth its time.
-    objective, committee, state = prepare(config, stage, mesh)
-    train_step = jax.jit(partial(stage.step, objective), donate_argnums=0)
-    evaluator = Evaluator(config, objective.student, mesh) if objective.tasks else None
+    with contextlib.ExitStack() as resources:  # However this ends, what was saved is written out.
+        held = lambda resource: resources.enter_context(contextlib.closing(resource))  # noqa: E731
+        batches = held(training_batches(config, stage))  # First: without data nothing else is worth its time.
+        objective, committee, state = prepare(config, stage, mesh)
+        train_step = jax.jit(partial(stage.step, objective), donate_argnums=0)
+        evaluator = Evaluator(config, objective.student, mesh) if objective.tasks else None
 
-    checkpoints = Checkpoints(workdir, stage.name, config)
-    if checkpoints.newest is None:
-        state = initial_weights(config, stage.name, state, previous and previous.model)
-    else:
-        state, iterator = checkpoints.restore(state)
-        batches.set_state(iterator)
-        logger.info("%s resumes at step %d", stage.name, int(state.step))
-    log = MetricsLog(workdir, stage.name, resume_at=int(state.step))
+        checkpoints = held(Checkpoints(workdir, stage.name, config))
+        if checkpoints.newest is None:
+            state = initial_weights(config, stage.name, state, previous and previous.model)
+        else:
+            state, iterator = checkpoints.restore(state)
+            batches.set_state(iterator)
+            logger.info("%s resumes at step %d", stage.name, int(state.step))
 
-    first, pending, scores = int(state.step), None, None
-    progress = tqdm(
-        total=settings.steps, initial=first, desc=stage.name, unit="step", disable=None if is_main() else True
-    )
-    with stop_signals() as stop_requested, contextlib.closing(batches), contextlib.closing(log), progress:
+        first, pending, scores = int(state.step), None, None
+        log = held(MetricsLog(workdir, stage.name, resume_at=first))
+        quiet = None if is_main() else True  # None: unless it is a terminal.
+        progress = held(tqdm(total=settings.steps, initial=first, desc=stage.name, unit="step", disable=quiet))
+        stop_requested = resources.enter_context(stop_signals())
         for step in range(first + 1, settings.steps + 1):
             batch = sharding.put_batch(next(batches), mesh)
             state, values = train_step(state, committee, batch)
@@ -118,19 +119,17 @@ def train_stage(
 
             stopping = stop_requested()
             last = step == settings.steps
-            evaluates = evaluator and not last and settings.eval_every and step % settings.eval_every == 0
+            evaluates = evaluator and (last or (settings.eval_every and step % settings.eval_every == 0))
             if not (stopping or last or evaluates or step % max(config.checkpoint.every, 1) == 0):
                 continue
             report(log, progress, config, pending)
             pending, scores = None, None
-            if evaluator and (evaluates or last):
+            if evaluates:
                 scores = evaluator(state.model)
                 log.write(step, "val", scores)
             checkpoints.save(state, batches.get_state(), evaluator.score(scores) if scores else None)
             if stopping and not last:
-                checkpoints.close()
                 raise Stopped(f"stopped at step {step} of {stage.name}; run the same command to go on")
-    checkpoints.close()
     return Trained(objective.student, state.model, evaluator, scores)
 
 

@@ -9,7 +9,9 @@ from jax.sharding import PartitionSpec
 from sak_jax import sharding
 from tests import runs
 
-OPTIONS = ("--config.distill.steps=3", "--config.multitask.steps=3", "--config.checkpoint.every=3")
+# Adam turns a gradient's rounding error into a step of up to the learning rate, which is therefore small.
+RATES = ("--config.distill.lr=1e-5", "--config.multitask.lr=1e-5")
+OPTIONS = ("--config.distill.steps=3", "--config.multitask.steps=3", "--config.checkpoint.every=3", *RATES)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def test_eight_devices_compute_what_one_does(one, tmp_path, options):
     eight = trained(tmp_path, 8, *options)
     for mine, theirs in zip(runs.lines(eight), runs.lines(one), strict=True):
         assert (mine["step"], mine["split"]) == (theirs["step"], theirs["split"])
-        # Losses agree to rounding; Adam's division lets rounding grow over the steps, and scores count pixels.
+        # Losses agree to rounding; scores count pixels, of which one may fall to the other side.
         tolerance = 1e-5 if mine["split"] != "val" else 1e-3
         for name, value in theirs["values"].items():
             if name != "grad_norm":

@@ -134,8 +134,7 @@ def as_method(config: ConfigDict, method: str) -> ConfigDict:
     if method != "multitask" and method.removeprefix("single-") not in names:
         known = ", ".join(["sak", "multitask", *(f"single-{name}" for name in names)])
         raise UserError(f"recipe argument method={method}: it must be one of {known}")
-    for name in selected_teachers(config):
-        del config.teachers[name]
+    set_teachers(config, {})
     config.distill.steps = 0
     config.model.router = "none"
     if method != "multitask":
@@ -242,6 +241,13 @@ def ordered(section: ConfigDict) -> dict:
 def selected_teachers(config: ConfigDict) -> dict[str, dict]:
     """The recipe's teachers and their settings, in its order."""
     return {name: settings for name, settings in ordered(config.teachers).items() if isinstance(settings, dict)}
+
+
+def set_teachers(config: ConfigDict, teachers: Mapping[str, Mapping]) -> None:
+    """Makes `teachers`, {name: settings}, the recipe's committee, in their order, instead of the one it had."""
+    for name in selected_teachers(config):
+        del config.teachers[name]
+    config.teachers.update(teachers)
 
 
 def selected_tasks(config: ConfigDict) -> tuple[Task, ...]:

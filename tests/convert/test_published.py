@@ -11,6 +11,7 @@ from flax import nnx
 
 import sak_jax
 from sak_jax import builders, checkpoints, handover
+from sak_jax import config as config_lib
 from sak_jax.convert import pytorch_state
 from sak_jax.convert.published import export_student, import_student, read_backbone
 from sak_jax.errors import UserError
@@ -124,7 +125,7 @@ def test_what_does_not_fit_leaves_nothing_behind(tiny, tmp_path, change, recipe,
 
 def test_aligners_of_some_teachers_only_are_not_exported(tmp_path):
     config = tiny_recipe(stem="custom", width=384, depth=4, heads=6, patch=16)
-    config.teachers.update({"dinov2": {"model": "dinov2_small"}, "sam": {"model": "sam_base"}})
+    config_lib.set_teachers(config, {"dinov2": {"model": "dinov2_small"}, "sam": {"model": "sam_base"}})
     settings = builders.student_config(config, "multitask")
     assert settings.aligners == ("sam",)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_student(settings))
@@ -162,7 +163,7 @@ def test_a_stage_starts_from_a_published_file_of_either_stage(tmp_path, tasks):
     student = tiny_student(tasks, (48, 48))
     file = save(tmp_path / "sak.pth", pytorch_state(student))
     config = tiny_recipe()
-    config.teachers.update({"sam": {"model": "sam_base"}, "dinov2": {"model": "dinov2_base"}})
+    config_lib.set_teachers(config, {"sam": {"model": "sam_base"}, "dinov2": {"model": "dinov2_base"}})
     source = handover.read(str(file), config)
     assert source.config.stem.image_size == (48, 48) and not source.config.tasks
     target = builders.student_config(config, "multitask")

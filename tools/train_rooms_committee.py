@@ -20,6 +20,7 @@ import multiprocessing
 import os
 import shlex
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("--weight_decay", type=float, default=0.05)
     parser.add_argument("--spread", type=float, default=0.1, help="weight of the penalty on channels' statistics")
     parser.add_argument("--scenes", type=int, default=10_000)
-    parser.add_argument("--cache", type=Path, default=Path("/tmp/rooms_cache.npz"))
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "rooms_cache.npz")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()

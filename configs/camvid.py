@@ -7,6 +7,7 @@ python -m sak_jax.main --config=configs/camvid.py --config.data.root=DIR
 """
 
 from sak_jax import config as config_lib
+from sak_jax import recipes
 
 
 def get_config(text: str = ""):
@@ -18,13 +19,7 @@ def get_config(text: str = ""):
     config.init_from = "runs/rooms"
     config.tasks = {"semseg": {"channels": 11}, "edge": {}}
     config.model.stem = "tiny"
-    config.teachers.update(
-        {
-            "scene": {"model": "rooms_scene"},
-            "regions": {"model": "rooms_regions"},
-            "geometry": {"model": "rooms_geometry"},
-        }
-    )
+    config.teachers.update(recipes.ROOMS_COMMITTEE)
     config.distill.steps = 150
     config.distill.warmup_steps = 15
     config.multitask.steps = 200

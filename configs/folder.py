@@ -9,6 +9,7 @@ of tasks of one's own, and of larger students.
 """
 
 from sak_jax import config as config_lib
+from sak_jax import recipes
 
 
 def get_config(text: str = ""):
@@ -20,13 +21,7 @@ def get_config(text: str = ""):
     config.init_from = "runs/rooms"
     config.tasks = {"semseg": {"channels": 5}, "depth": {}}
     config.model.stem = "tiny"
-    config.teachers.update(
-        {
-            "scene": {"model": "rooms_scene"},
-            "regions": {"model": "rooms_regions"},
-            "geometry": {"model": "rooms_geometry"},
-        }
-    )
+    config.teachers.update(recipes.ROOMS_COMMITTEE)
     config.multitask.steps = 1000
     config.multitask.lr = 5e-4
     config.data.name = "folder"

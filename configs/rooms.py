@@ -6,6 +6,7 @@ Baselines: `--config=configs/rooms.py:method=multitask` (nothing distilled), `:m
 """
 
 from sak_jax import config as config_lib
+from sak_jax import recipes
 
 
 def get_config(text: str = ""):
@@ -31,13 +32,7 @@ def get_config(text: str = ""):
     }
     config.model.stem = "tiny"
     config.model.stem_init = "rooms"
-    config.teachers.update(
-        {
-            "scene": {"model": "rooms_scene"},
-            "regions": {"model": "rooms_regions"},
-            "geometry": {"model": "rooms_geometry"},
-        }
-    )
+    config.teachers.update(recipes.ROOMS_COMMITTEE)
     config.distill.steps = 300
     config.distill.lr = 2.5e-3
     config.distill.warmup_steps = 20

@@ -22,6 +22,9 @@ STEMS_FOLDER = "~/.cache/sak_jax/stems"
 
 IMAGENET_IMAGES = 1_281_167
 
+ROOMS_COMMITTEE = {name: {"model": f"rooms_{name}"} for name in ("scene", "regions", "geometry")}
+"""The teachers that come with the package, as `config.teachers` wants them."""
+
 
 def arguments(text: str, **more: str) -> dict[str, str]:
     """The arguments of these recipes, `stem=small,teachers=base,..`.

@@ -1,5 +1,6 @@
 """What the data sets made of files share: checks at the start, errors, what happens to damaged samples."""
 
+import abc
 import concurrent.futures
 import contextlib
 import os
@@ -19,7 +20,7 @@ ON_ERROR = ("raise", "skip")
 _SHOWN = 10
 
 
-class FileSource:
+class FileSource(abc.ABC):
     """A Grain random access data source of samples read from files; a data set gives `_load`.
 
     Under `on_error="skip"` a sample that cannot be read is replaced by the next that can, which then carries `skipped`;
@@ -55,9 +56,9 @@ class FileSource:
             os.close(handle)
             weakref.finalize(self, _report, self._record, name, len(ids))
 
+    @abc.abstractmethod
     def _load(self, index: int) -> dict[str, np.ndarray]:
         """Image and labels of a sample. Raises UserError that names the file at fault."""
-        raise NotImplementedError
 
     def _derive(self, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Labels that follow from others at their final size."""

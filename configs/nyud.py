@@ -3,8 +3,11 @@
 python -m sak_jax.main --config=configs/nyud.py --config.data.root=DIR --config.init_from=runs/imagenet
 
 Arguments: `:stem=small,teachers=base`, `preset=frontier`, `committee=dinov2` as in `configs/imagenet.py`, which must
-have made the student with the same. Baselines start from the augreg stem: `:method=multitask` (nothing distilled),
-`:method=single-depth` (one task). Scores in print show beside ours where there are any.
+have made the student with the same. Scores in print show beside ours where there are any.
+
+Baselines: `:method=multitask` (nothing distilled) and `:method=single-depth` (one task) start from the augreg stem;
+`:committee=dinov2` has one teacher alone; `:method=frozen-dinov2_base` and `:method=finetuned-dinov3_large,stem=large`
+give a foundation model the student's heads (`stem` picks the single-task scores of Delta_m).
 
 `init_from` may also be a published `.pth`. `DIR` holds the original folders or what `tools/prepare_data.py` wrote; see
 docs/data.md. To try it without weights: `--config.teachers.random=True`. 4 images a step over all devices.

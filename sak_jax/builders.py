@@ -6,8 +6,9 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sak_jax.config import selected_tasks, selected_teachers
+from sak_jax.config import ordered, selected_tasks, selected_teachers
 from sak_jax.errors import UserError
+from sak_jax.models.foundation import FoundationStudent
 from sak_jax.models.student import LEVELS, STEMS, Outputs, Student, StudentConfig
 from sak_jax.models.vit import LoRA, ViTConfig
 from sak_jax.teachers import zoo
@@ -65,14 +66,39 @@ def student_config(config: ConfigDict, stage: str) -> StudentConfig:
     )
 
 
-def build(config: ConfigDict) -> Student:
+def new_student(config: ConfigDict, stage: str, rngs: nnx.Rngs) -> Student | FoundationStudent:
+    """A student with fresh parameters; the baseline where `config.model.encoder` names a foundation model.
+
+    Args:
+      config: the recipe.
+      stage: see `student_config`.
+      rngs: a `params` stream.
+
+    Raises:
+      UserError: the recipe's sizes do not fit, or it names an unknown model.
+    """
+    if not config.model.encoder.model:
+        return Student(student_config(config, stage), rngs=rngs)
+    options = ordered(config.model.encoder)
+    name = options.pop("model")
+    encoder, view = zoo.fresh(name, tuple(config.image_size), dtype=jnp.dtype(config.dtype), rngs=rngs, **options)
+    tasks = tuple((task.name, task.channels) for task in selected_tasks(config))
+    return FoundationStudent(encoder, view, zoo.width(name), tasks, dtype=jnp.dtype(config.dtype), rngs=rngs)
+
+
+def abstract_student(config: ConfigDict, stage: str) -> Student | FoundationStudent:
+    """`new_student` with shapes for arrays."""
+    return nnx.eval_shape(lambda: new_student(config, stage, nnx.Rngs(0)))
+
+
+def build(config: ConfigDict) -> Student | FoundationStudent:
     """A fresh student from a recipe: the one stage 2 trains, or stage 1's where the recipe has no stage 2.
 
     Raises:
       UserError: the recipe's sizes do not fit.
     """
-    settings = student_config(config, "multitask" if config.multitask.steps else "distill")
-    graph, state = jax.jit(lambda: nnx.split(Student(settings, rngs=nnx.Rngs(config.seed))))()
+    stage = "multitask" if config.multitask.steps else "distill"
+    graph, state = jax.jit(lambda: nnx.split(new_student(config, stage, nnx.Rngs(config.seed))))()
     return nnx.merge(graph, state)
 
 
@@ -113,8 +139,7 @@ def load(path: epath.PathLike) -> "Predictor":
     from sak_jax import checkpoints
 
     config, stage, state = checkpoints.load(path)
-    settings = student_config(config, stage)
-    student = nnx.eval_shape(lambda: Student(settings, rngs=nnx.Rngs(0)))
+    student = abstract_student(config, stage)
     nnx.update(student, state)
     return Predictor(student, config)
 
@@ -127,7 +152,7 @@ class Predictor:
       config: the recipe it came from.
     """
 
-    def __init__(self, student: Student, config: ConfigDict):
+    def __init__(self, student: Student | FoundationStudent, config: ConfigDict):
         self.student = student
         self.config = config
         self._forward = jax.jit(lambda student, images: student(images))

@@ -52,11 +52,17 @@ def base() -> ConfigDict:
                 "heads": 0,
                 "patch": 0,
                 "stem_init": "",  # "rooms" (shipped, for the tiny stem), an augreg .npz, or "" for random.
+                "encoder": {  # A foundation model in the place of stem, adapters and routers: a baseline.
+                    "model": "",  # A key of the registry of teachers; "" is the student of the method.
+                    "normalisation": "imagenet",  # This and the next two as for teachers.
+                    "pad": True,
+                    "crop": False,
+                },
                 "router": "mor",  # "mor" or "none": the plain sum of all experts.
                 "noisy_gating": True,
                 "down_ratio": 4,  # Width of the stem over width inside an adapter.
                 "aligners": "auto",  # "auto": where widths differ; "all"; "none".
-                "freeze": "none",  # "stem", or "all_but_routers" (the heads learn too).
+                "freeze": "none",  # "stem" (or encoder), or "all_but_routers" (the heads learn too).
                 "remat": False,  # Recompute blocks in the backward pass: less memory, more time.
                 "lora": {"rank": 0, "alpha": 16.0, "targets": ("qkv", "proj")},  # On the stem in stage 1.
             },
@@ -123,23 +129,29 @@ def as_method(config: ConfigDict, method: str) -> ConfigDict:
     Args:
       config: the recipe, changed in place.
       method: `sak`; `multitask`: one student for all tasks, nothing distilled; `single-TASK`: one task, nothing
-        distilled (the baseline of Delta_m).
+        distilled (the baseline of Delta_m); `frozen-MODEL`, `finetuned-MODEL`: a foundation model of the registry with
+        the student's heads, which learn alone or together with it.
 
     Raises:
       UserError: there is no such method or task.
     """
     if method == "sak":
         return config
-    names = list(ordered(config.tasks))
-    if method != "multitask" and method.removeprefix("single-") not in names:
-        known = ", ".join(["sak", "multitask", *(f"single-{name}" for name in names)])
-        raise UserError(f"recipe argument method={method}: it must be one of {known}")
+    kind, _, name = method.partition("-")
+    tasks = ordered(config.tasks)
+    encoder = kind in ("frozen", "finetuned") and name
+    if method != "multitask" and not encoder and not (kind == "single" and name in tasks):
+        known = ", ".join(["sak", "multitask", *(f"single-{task}" for task in tasks)])
+        raise UserError(f"recipe argument method={method}: it must be one of {known}, frozen-MODEL or finetuned-MODEL")
     set_teachers(config, {})
     config.distill.steps = 0
     config.model.router = "none"
-    if method != "multitask":
-        task = method.removeprefix("single-")
-        config.tasks = {task: ordered(config.tasks)[task]}
+    if kind == "single":
+        config.tasks = {name: tasks[name]}
+    if encoder:
+        config.model.encoder.model = name
+        config.model.freeze = "stem" if kind == "frozen" else "none"
+        config.model.stem_init = config.init_from = ""
     return config
 
 
@@ -191,6 +203,10 @@ def check(config: ConfigDict, devices: int) -> None:
     _require(not steps or warmup < steps, config, "distill.warmup_steps", f"must be less than distill.steps = {steps}")
     _require(not config.distill.steps or bool(selected_teachers(config)), config, "distill.steps", "needs teachers")
     _require(not config.multitask.steps or len(config.tasks) > 0, config, "multitask.steps", "needs tasks")
+    if config.model.encoder.model:
+        for key in ("distill.steps", "init_from", "model.stem_init", "model.lora.rank", "model.remat"):
+            _require(not _get(config, key), config, key, "must not be set where model.encoder is a foundation model")
+        _require(not selected_teachers(config), config, "model.encoder.model", "learns from no teachers: take them out")
     selected_tasks(config)
     for name, teacher in selected_teachers(config).items():
         unknown = sorted(set(teacher) - {"model", *TEACHER_OPTIONS})

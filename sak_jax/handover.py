@@ -10,13 +10,14 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sak_jax import builders, checkpoints
+from sak_jax.config import ordered
 from sak_jax.convert.augreg import read_stem
 from sak_jax.convert.published import read_backbone
 from sak_jax.errors import UserError
 from sak_jax.models.resize import resize_positions
 from sak_jax.models.student import StudentConfig
 from sak_jax.steps import TrainState
-from sak_jax.teachers import rooms
+from sak_jax.teachers import rooms, zoo
 
 logger = logging.getLogger(__name__)
 
@@ -56,19 +57,9 @@ def initial_weights(config: ConfigDict, stage: str, state: TrainState, previous:
     Raises:
       UserError: the weights are missing or do not fit.
     """
-    target = builders.student_config(config, stage)
-    if previous is not None:
-        source = Source("stage 1", _flat(previous), builders.student_config(config, "distill"))
-    elif config.teachers.random and _missing(config):
-        logger.warning("%s is missing; to try the recipe out, %s starts from random weights", _missing(config), stage)
+    name, weights = _start(config, stage, previous)
+    if not weights:
         return state
-    elif config.init_from:
-        source = read(config.init_from, config)
-    elif config.model.stem_init:
-        source = Source(config.model.stem_init, _stem(config, target), dataclasses.replace(target, teachers=()))
-    else:
-        return state
-    weights = adapt(source, target)
     used = set()
 
     def fill(part: nnx.State) -> nnx.State:
@@ -77,7 +68,7 @@ def initial_weights(config: ConfigDict, stage: str, state: TrainState, previous:
             if path in weights:
                 if weights[path].shape != value.shape:
                     raise UserError(
-                        f"{source.name} does not fit: {'.'.join(map(str, path))} has shape {weights[path].shape} there "
+                        f"{name} does not fit: {'.'.join(map(str, path))} has shape {weights[path].shape} there "
                         f"and {value.shape} here; use the recipe that made it, or another start"
                     )
                 used.add(path)
@@ -88,9 +79,27 @@ def initial_weights(config: ConfigDict, stage: str, state: TrainState, previous:
     state = dataclasses.replace(state, params=fill(state.params), frozen=fill(state.frozen))
     unused = sorted(set(weights) - used)
     if unused:
-        raise UserError(f"{source.name} does not fit: it has {'.'.join(map(str, unused[0]))}, which this recipe lacks")
-    logger.info("%s starts from %s: %d arrays", stage, source.name, len(used))
+        raise UserError(f"{name} does not fit: it has {'.'.join(map(str, unused[0]))}, which this recipe lacks")
+    logger.info("%s starts from %s: %d arrays", stage, name, len(used))
     return state
+
+
+def _start(config: ConfigDict, stage: str, previous: nnx.State | None) -> tuple[str, Weights]:
+    """What a stage starts from, by name, and its weights; none for a start from random ones."""
+    if config.model.encoder.model:
+        return config.model.encoder.model, {} if config.teachers.random else _encoder(config)
+    target = builders.student_config(config, stage)
+    if previous is not None:
+        return "stage 1", adapt(Source("stage 1", _flat(previous), builders.student_config(config, "distill")), target)
+    if config.teachers.random and _missing(config):
+        logger.warning("%s is missing; to try the recipe out, %s starts from random weights", _missing(config), stage)
+        return "", {}
+    if config.init_from:
+        source = read(config.init_from, config)
+        return source.name, adapt(source, target)
+    if config.model.stem_init:
+        return config.model.stem_init, _stem(config, target)
+    return "", {}
 
 
 def read(path: str, config: ConfigDict) -> Source:
@@ -108,6 +117,8 @@ def read(path: str, config: ConfigDict) -> Source:
             "published .pth; --config.teachers.random=True tries the recipe out without"
         )
     theirs, stage, model = checkpoints.load(path)
+    if theirs.model.encoder.model:
+        raise UserError(f"config.init_from={path!r} is a foundation model with heads: give a student's run")
     return Source(path, _flatten(model), builders.student_config(theirs, stage))
 
 
@@ -147,6 +158,13 @@ def _missing(config: ConfigDict) -> str:
     """The file or folder that the recipe starts from, if it is not there."""
     path = config.init_from or config.model.stem_init
     return "" if path in ("", "rooms") or epath.Path(path).expanduser().exists() else path
+
+
+def _encoder(config: ConfigDict) -> Weights:
+    """The converted weights of the foundation model in the stem's place, for the image's size."""
+    options = ordered(config.model.encoder)
+    encoder, _ = zoo.load(options.pop("model"), tuple(config.image_size), directory=config.teachers.dir, **options)
+    return {("encoder", *path): value for path, value in _flat(nnx.state(encoder)).items()}
 
 
 def _stem(config: ConfigDict, target: StudentConfig) -> Weights:

@@ -36,7 +36,8 @@ def trainable(freeze: str, lora_only: bool) -> Callable:
     """The NNX filter of what is trained.
 
     Args:
-      freeze: `none`, `stem`, or `all_but_routers` (the backbone but its routers; the heads learn).
+      freeze: `none`, `stem` (or the foundation model in its place), or `all_but_routers` (the backbone but its
+        routers; the heads learn).
       lora_only: of the stem's parameters only the low-rank updates learn (stage 1 with LoRA).
     """
 
@@ -45,7 +46,7 @@ def trainable(freeze: str, lora_only: bool) -> Callable:
             return False
         if freeze == "all_but_routers":
             return path[0] in ("routers", "heads")
-        if path[0] == "stem":
+        if path[0] in ("stem", "encoder"):
             return freeze != "stem" and (not lora_only or isinstance(value, nnx.LoRAParam))
         return True
 

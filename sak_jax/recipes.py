@@ -8,6 +8,13 @@ from ml_collections import ConfigDict
 from sak_jax import config as config_lib
 from sak_jax.errors import UserError
 
+VIEWS = {
+    "paper": {"normalisation": "imagenet", "pad": True, "crop": False},
+    "frontier": {"normalisation": "native", "pad": True, "crop": True},
+}
+"""How foundation models see the student's image, by preset: as it is, with SAM's padding in the maps; or each with its
+native normalisation, and the padding left out."""
+
 COMMITTEES = {"paper": ("dinov2", "clip", "sam"), "frontier": ("dinov3", "clip", "sam")}
 """Members of the committee by preset."""
 
@@ -17,8 +24,6 @@ STEM_FILES = {
     "large": "L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1--imagenet2012-steps_20k-lr_0.01-res_384.npz",
 }
 """The augreg checkpoints (Steiner et al., 2022) that stems start from, in the public bucket `vit_models/augreg`."""
-
-STEMS_FOLDER = "~/.cache/sak_jax/stems"
 
 IMAGENET_IMAGES = 1_281_167
 
@@ -49,15 +54,15 @@ def committee(members: str, size: str, preset: str) -> dict[str, dict]:
       members: families of the registry, which take `size`, or whole names: `dinov2+sam`, `clip+sam_huge`. "" is the
         preset's committee.
       size: `base`, `large`.
-      preset: `paper` feeds every teacher the student's image as it is and keeps the padding in SAM's maps; `frontier`
-        gives each its native normalisation and leaves the padding out.
+      preset: a key of `VIEWS` and `COMMITTEES`.
     """
-    options = {
-        "paper": {"normalisation": "imagenet", "pad": True, "crop": False},
-        "frontier": {"normalisation": "native", "pad": True, "crop": True},
-    }[preset]
     names = members.split("+") if members else COMMITTEES[preset]
-    return {name: {"model": name if "_" in name else f"{name}_{size}", **options} for name in names}
+    return {name: {"model": name if "_" in name else f"{name}_{size}", **VIEWS[preset]} for name in names}
+
+
+def stem_file(stem: str) -> str:
+    """Where the augreg checkpoint of a stem is looked for."""
+    return f"~/.cache/sak_jax/stems/{STEM_FILES[stem]}"
 
 
 def distill(chosen: dict[str, str]) -> ConfigDict:
@@ -66,7 +71,7 @@ def distill(chosen: dict[str, str]) -> ConfigDict:
     config.image_size = (384, 384)
     config.batch_size = 128
     config.model.stem = chosen["stem"]
-    config.model.stem_init = f"{STEMS_FOLDER}/{STEM_FILES[chosen['stem']]}"
+    config.model.stem_init = stem_file(chosen["stem"])
     config.teachers.update(committee(chosen["committee"], chosen["teachers"], chosen["preset"]))
     epoch = IMAGENET_IMAGES // config.batch_size
     config.distill.steps = 30 * epoch
@@ -109,11 +114,12 @@ def multitask(
     config.multitask.scale_range = (0.5, 2.0)
     config.log_every = 50
     config.checkpoint.every = 1000
+    config.model.encoder.update(VIEWS[chosen["preset"]])
     config_lib.as_method(config, chosen["method"])
     distilled = bool(config_lib.selected_teachers(config))
     if not distilled:
         config.init_from = ""
-        config.model.stem_init = f"{STEMS_FOLDER}/{STEM_FILES[chosen['stem']]}"
+        config.model.stem_init = "" if config.model.encoder.model else stem_file(chosen["stem"])
     if not chosen["committee"]:
         teachers = chosen["teachers"] if distilled else ""
         config.published = published.get((chosen["method"], chosen["stem"], teachers), {})

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from sak_jax import builders, checkpoints, files, sharding
 from sak_jax import config as config_lib
 from sak_jax.evaluate import Evaluator, table
-from sak_jax.models.student import Student
 from sak_jax.train import Trained, train
 
 logger = logging.getLogger(__name__)
@@ -78,9 +77,7 @@ def restore(config: ConfigDict, workdir: epath.Path) -> Trained:
     """The newest checkpoint's student on the mesh."""
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     _, stage, model = checkpoints.load(workdir)
-    settings = builders.student_config(config, stage)
-    abstract = nnx.eval_shape(lambda: Student(settings, rngs=nnx.Rngs(0)))
-    graph, state = nnx.split(abstract)
+    graph, state = nnx.split(builders.abstract_student(config, stage))
     nnx.replace_by_pure_dict(state, model)
     state = jax.device_put(state, sharding.state_sharding(state, mesh))
     evaluator = Evaluator(config, graph, mesh) if stage == "multitask" else None

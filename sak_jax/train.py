@@ -24,7 +24,6 @@ from sak_jax.errors import NonFiniteLossError, Stopped
 from sak_jax.evaluate import Evaluator
 from sak_jax.handover import initial_weights
 from sak_jax.logs import MetricsLog
-from sak_jax.models.student import Student
 
 logger = logging.getLogger(__name__)
 
@@ -158,11 +157,10 @@ def prepare(
 
 def create_state(config: ConfigDict, stage: Stage, optimizer, mesh) -> tuple[nnx.GraphDef, steps.TrainState]:
     """A fresh state, made where it lies: its shardings follow from abstract shapes before any array exists."""
-    settings = builders.student_config(config, stage.name)
     is_trained = optim.trainable(config.model.freeze, lora_only=stage.name == "distill" and config.model.lora.rank > 0)
 
     def create(seed):
-        student = Student(settings, rngs=nnx.Rngs(jax.random.key(seed)))
+        student = builders.new_student(config, stage.name, nnx.Rngs(jax.random.key(seed)))
         _, params, stats, frozen = nnx.split(student, is_trained, nnx.BatchStat, ...)
         return steps.TrainState(jnp.zeros((), jnp.int32), seed, params, frozen, stats, optimizer.init(params))
 
@@ -172,7 +170,7 @@ def create_state(config: ConfigDict, stage: Stage, optimizer, mesh) -> tuple[nnx
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     placed = sharding.state_sharding(abstract, mesh)
     state = jax.jit(create, out_shardings=placed, compiler_options=options)(seed)
-    return nnx.graphdef(nnx.eval_shape(lambda: Student(settings, rngs=nnx.Rngs(0)))), state
+    return nnx.graphdef(builders.abstract_student(config, stage.name)), state
 
 
 def training_batches(config: ConfigDict, stage: Stage) -> pipeline.Batches:

@@ -16,7 +16,6 @@ from sak_jax import builders, optim
 from sak_jax import config as config_lib
 from sak_jax.data import prepare, rooms, rooms_layouts
 from sak_jax.errors import UserError
-from sak_jax.models.student import Student
 from sak_jax.teachers import zoo
 from tests import runs
 
@@ -32,8 +31,7 @@ def recipe(name, text=""):
 
 
 def abstract_student(config):
-    settings = builders.student_config(config, "multitask" if config.multitask.steps else "distill")
-    return nnx.eval_shape(lambda: Student(settings, rngs=nnx.Rngs(0)))
+    return builders.abstract_student(config, "multitask" if config.multitask.steps else "distill")
 
 
 def parameters(student):
@@ -116,6 +114,7 @@ def test_a_teachers_options_reach_it(monkeypatch):
         ("stem=huge", "stem=huge"),
         ("teacher=base", "stem, teachers, preset, committee, method"),
         ("method=single-sal", "single-depth"),
+        ("method=frozen", "frozen-MODEL"),
     ],
 )
 def test_mistaken_arguments(text, words):
@@ -128,6 +127,41 @@ def test_unknown_options_of_a_teacher():
     config.teachers.update({"sam": {"model": "sam_base", "corp": True}})
     with pytest.raises(UserError, match="teachers.sam has no option 'corp'.*crop"):
         config_lib.check(config, 1)
+
+
+@pytest.mark.parametrize(
+    "model, grid",
+    [("dinov2_large", (32, 41)), ("dinov3_base", (28, 36)), ("sam_base", (64, 64)), ("radio_large", (28, 36))],
+)
+def test_a_foundation_model_as_encoder(model, grid):
+    config = recipe("nyud", f"method=finetuned-{model}")
+    config_lib.check(config, 1)
+    student = abstract_student(config)
+    images = jax.ShapeDtypeStruct((1, *config.image_size, 3), jnp.float32)
+    seen = jax.eval_shape(lambda student, images: student.encoder(student.view(images)), student, images)
+    assert [x.shape for x in seen] == [(1, *grid, zoo.width(model))] * 4
+    outputs = jax.eval_shape(lambda student, images: student(images), student, images)
+    assert outputs.predictions["semseg"].shape == (1, 448, 576, 40)
+    assert recipe("nyud", f"method=frozen-{model}").model.freeze == "stem" and config.model.freeze == "none"
+
+
+def test_an_encoder_sees_what_its_preset_says():
+    config = recipe("nyud", "method=frozen-sam_base,preset=frontier")
+    view = abstract_student(config).view
+    assert view.crop and view.mean == zoo.get("sam_base").normalisation[0]
+
+
+@pytest.mark.parametrize("key, value", [("init_from", "runs/x"), ("distill.steps", 3), ("model.remat", True)])
+def test_what_does_not_go_with_an_encoder_is_refused(key, value):
+    config = recipe("nyud", "method=frozen-sam_base")
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=key):
+        config_lib.check(config, 1)
+
+
+def test_an_unknown_encoder_is_refused():
+    with pytest.raises(UserError, match="dinov2_base"):
+        abstract_student(recipe("nyud", "method=frozen-dinov2_bse"))
 
 
 def test_baselines_start_from_the_plain_stem():

@@ -59,6 +59,8 @@ def import_student(config: ConfigDict, path: epath.PathLike, output: epath.PathL
     Raises:
       UserError: the file can't be read or is not this recipe's student, or `output` holds a checkpoint.
     """
+    if config.model.encoder.model:
+        raise UserError("config.model.encoder is a foundation model: only students are imported")
     output = epath.Path(output)
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} is not empty; give a new --output")
@@ -94,6 +96,8 @@ def export_student(checkpoint: epath.PathLike, output: epath.PathLike, *, merge:
     if output.suffix not in (".pth", ".safetensors"):
         raise UserError(f"{output}: the name must end in .pth or .safetensors")
     student = builders.load(checkpoint).student
+    if not isinstance(student, Student):
+        raise UserError(f"{checkpoint} holds a foundation model with heads, not a student that the published code has")
     settings = student.config
     if 0 < len(settings.aligners) < len(settings.teachers):
         raise UserError(

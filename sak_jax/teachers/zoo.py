@@ -87,12 +87,9 @@ def load(
     """
     teacher = get(name)
     view = view_of(teacher, normalisation=normalisation, pad=pad, crop=crop)
-    if min(image_size) < teacher.config.patch:
-        raise UserError(f"image_size {tuple(image_size)} is below one patch of teacher {name} ({teacher.config.patch})")
-    config = teacher.for_size(image_size, pad=pad)
-    create = lambda config: teacher.family.create(config, dtype, nnx.Rngs(seed))  # noqa: E731
+    config = _sized(teacher, image_size, pad)
     if random:
-        graph, state = jax.jit(lambda: nnx.split(create(config)))()
+        graph, state = jax.jit(lambda: nnx.split(teacher.family.create(config, dtype, nnx.Rngs(seed))))()
         return nnx.merge(graph, jax.tree.map(lambda x: x.astype(dtype), state)), view
     path = weights_path(name, directory)
     if not path.exists():
@@ -106,6 +103,29 @@ def load(
     native = abstract(teacher, teacher.config)
     state = rules.load(native, files.read_weights(path), own_rules(native), name=str(path))
     return fitted(teacher, state, config, dtype), view
+
+
+def fresh(
+    name: str, image_size: tuple[int, int], *, dtype=jnp.float32, rngs: nnx.Rngs, pad: bool = True, **options
+) -> tuple[nnx.Module, View]:
+    """A model of the registry with new float32 parameters, to be trained, and its view of the student's images.
+
+    Args:
+      name, image_size, pad, options: those of `load`.
+      dtype: of the computation.
+      rngs: a `params` stream.
+    """
+    teacher = get(name)
+    module = teacher.family.create(_sized(teacher, image_size, pad), dtype, rngs)
+    return module, view_of(teacher, pad=pad, **options)
+
+
+def _sized(teacher: Teacher, image_size: tuple[int, int], pad: bool) -> object:
+    if min(image_size) < teacher.config.patch:
+        raise UserError(
+            f"image_size {tuple(image_size)} is below one patch of teacher {teacher.name} ({teacher.config.patch})"
+        )
+    return teacher.for_size(image_size, pad=pad)
 
 
 def view_of(teacher: Teacher, *, normalisation: str = "imagenet", pad: bool = True, crop: bool = False) -> View:

@@ -37,10 +37,14 @@ class Checkpoints:
             ]
         )
         self._config = json.loads(config.to_json())
-        self._manager = ocp.CheckpointManager(
-            (workdir / FOLDER / stage).resolve(),  # Orbax wants it absolute.
-            options=ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True),
-        )
+        folder = (workdir / FOLDER / stage).resolve()  # Orbax wants it absolute.
+        if folder.exists() and jax.process_index() == 0:
+            # What a killed run was writing. Orbax would remove it in a thread of its own, which must not outlive a run
+            # that ends at once with an error.
+            for child in folder.iterdir():
+                if ocp.utils.is_tmp_checkpoint(child):
+                    child.rmtree()
+        self._manager = ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(preservation_policy=policy))
 
     @staticmethod
     def exist(workdir: epath.Path, stage: str) -> bool:

@@ -50,9 +50,12 @@ def test_killed_at_random_points_of_both_stages(undisturbed, tmp_path):
             process.send_signal(signal.SIGKILL)
             process.communicate()
             assert process.returncode == -signal.SIGKILL
+    half_written = tmp_path / "checkpoints/multitask/99.orbax-checkpoint-tmp"
+    (half_written / "model").mkdir(parents=True)
     done = runs.run(f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert_same_end(tmp_path, undisturbed)
+    assert not half_written.exists()
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(undisturbed, tmp_path):

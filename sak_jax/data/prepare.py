@@ -132,6 +132,8 @@ class Nyud(_Shards):
 class PascalContext(_Shards):
     """PASCAL-Context as ArrayRecord."""
 
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {"2.0.0": "Boundaries of val are the benchmark's truth; in 1.0.0 they were made as those of train."}
     TASKS = pascal_context.TASKS
 
 

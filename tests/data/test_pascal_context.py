@@ -10,6 +10,8 @@ from skimage.morphology import thin
 
 from sak_jax.data.pascal_context import PARTS, TASKS, PASCALContext, boundaries, human_parts
 from sak_jax.errors import UserError
+from sak_jax.metrics.boundary import truth_of_boundary
+from sak_jax.metrics.boundary_maps import boundary_of_labels
 
 
 def test_samples_are_what_the_files_say(pascal_files):
@@ -87,6 +89,26 @@ def test_parts_are_grouped_and_only_of_people():
         human_parts(content, "x.mat", (9, 10))
 
 
+def test_boundaries_of_the_validation_set_are_the_benchmarks_truth(pascal_files):
+    source = PASCALContext(pascal_files, "val", ("edge",))
+    for index, name in enumerate(source.ids):
+        labels = scipy.io.loadmat(pascal_files / f"pascal-context/trainval/{name}.mat")["LabelMap"]
+        edge = source[index]["edge"]
+        truth = boundary_of_labels(labels)
+        assert edge.dtype == np.float32 and not np.array_equal(edge, boundaries(labels))
+        np.testing.assert_array_equal(edge, truth)
+        np.testing.assert_array_equal(truth_of_boundary(edge > 0.5, "boundary"), truth)
+
+
+def test_thinning_the_benchmarks_truth_again_changes_nothing():
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        scale, classes = (1, 3, 8)[number % 3], (2, 460)[number % 2]
+        labels = np.kron(rng.integers(0, classes, (12, 16)), np.ones((scale, scale), int))
+        truth = boundary_of_labels(labels)
+        np.testing.assert_array_equal(truth_of_boundary(truth, "boundary"), truth)
+
+
 def test_six_groups_of_24_parts():
     assert sorted(PARTS) == [1, 2, 3, 4, 5, 6]
     assert len({part for parts in PARTS.values() for part in parts}) == 24
@@ -94,8 +116,9 @@ def test_six_groups_of_24_parts():
 
 def test_thinning_is_scikit_images():
     rng = np.random.default_rng(0)
-    for scale in (3, 8, 20):
-        blocks = rng.integers(0, 460, (-(-90 // scale), -(-120 // scale)), dtype=np.uint16)
+    for scale, classes in ((3, 460), (8, 460), (20, 460), (1, 2), (3, 65536), (8, 65536)):
+        blocks = rng.integers(0, classes, (-(-90 // scale), -(-120 // scale)), dtype=np.uint16)
+        blocks[:2, :2] = ((classes - 1, 0), (0, classes - 1))
         labels = np.kron(blocks, np.ones((scale, scale), np.uint16))[:90, :120]
         expected = thin(cv2.Laplacian(labels, cv2.CV_64F) != 0)
         np.testing.assert_array_equal(boundaries(labels), expected)
@@ -115,6 +138,24 @@ def test_parts_alone_take_the_images_with_people(pascal_root, cached):
     assert len(PASCALContext(pascal_root, "train", ("human_parts", "sal"))) == 6
 
 
+def test_files_of_parts_are_read_of_images_with_people_alone(pascal_root):
+    lists = pascal_root / "ImageSets" / "Parts" / "train.txt"
+    objects = json.loads(lists.read_text())
+    before = [sample["human_parts"] for sample in PASCALContext(pascal_root, "train", ("human_parts", "sal"))]
+    for name, kinds in objects.items():
+        if 15 not in kinds:
+            (pascal_root / f"human_parts/{name}.mat").write_bytes(b"never read")
+    source = PASCALContext(pascal_root, "train", ("human_parts", "sal"))
+    for index, name in enumerate(source.ids):
+        np.testing.assert_array_equal(source[index]["human_parts"], before[index])
+        assert source.shows_people(index) == before[index].any() == (15 in objects[name])
+    lists.write_text(json.dumps({name: kinds for name, kinds in objects.items() if name != source.ids[0]}))
+    source = PASCALContext(pascal_root, "train", ("human_parts", "sal"))
+    nobody = next(index for index, name in enumerate(source.ids) if 15 not in objects[name])
+    with pytest.raises(UserError, match=f"human_parts/{source.ids[nobody]}.mat: is not a whole .mat file"):
+        source[nobody]
+
+
 @pytest.mark.parametrize(
     "file",
     [
@@ -127,13 +168,15 @@ def test_parts_alone_take_the_images_with_people(pascal_root, cached):
 )
 def test_damaged_files_are_named_or_skipped(pascal_root, file):
     ids = (pascal_root / "ImageSets" / "Context" / "train.txt").read_text().split()
-    path = pascal_root / file.format(ids[1])
+    objects = json.loads((pascal_root / "ImageSets" / "Parts" / "train.txt").read_text())
+    damaged = next(index for index, name in enumerate(ids[:-1]) if 15 in objects[name])
+    path = pascal_root / file.format(ids[damaged])
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     source = PASCALContext(pascal_root, "train")
-    with pytest.raises(UserError, match=file.format(ids[1])):
-        source[1]
+    with pytest.raises(UserError, match=file.format(ids[damaged])):
+        source[damaged]
     source = PASCALContext(pascal_root, "train", on_error="skip")
-    assert source[1]["id"] == ids[2] and list(source.skipped) == [ids[1]]
+    assert source[damaged]["id"] == ids[damaged + 1] and list(source.skipped) == [ids[damaged]]
 
 
 def test_problems_are_reported_together(pascal_root):
@@ -156,6 +199,10 @@ def test_label_maps_of_another_size_are_named(pascal_root):
     scipy.io.savemat(path, {"LabelMap": np.zeros((61, 80), np.uint16)})
     with pytest.raises(UserError, match=f"{ids[0]}.mat: is 61 x 80, its image 60 x 80"):
         PASCALContext(pascal_root, "val", ("edge",))[0]
+    for values in (np.full((60, 80), -1.0), np.full((60, 80), np.nan), np.full((60, 80), 65536)):
+        scipy.io.savemat(path, {"LabelMap": values})
+        with pytest.raises(UserError, match=f"{ids[0]}.mat: `LabelMap` must hold labels of 0..65535"):
+            PASCALContext(pascal_root, "val", ("edge",))[0]
     scipy.io.savemat(path, {"Other": np.zeros((60, 80))})
     with pytest.raises(UserError, match=f"{ids[0]}.mat: has no variable 'LabelMap'"):
         PASCALContext(pascal_root, "val", ("edge",))[0]

@@ -15,10 +15,11 @@ from sak_jax.data.augment import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     MAX_CROPS,
+    class_share,
+    commonest_class,
     distort,
     gather,
     ignore_regions,
-    largest_class_ratio,
     nearest_indices,
     normalise,
     pad,
@@ -157,9 +158,14 @@ class _Multitask:
             return 0, 0
         if semseg is not None:
             semseg = cv2.resize(semseg, (len(columns), len(rows)), interpolation=cv2.INTER_NEAREST)
+        ruling, share = None, 1.0
         for _ in range(MAX_CROPS if semseg is not None else 0):
             top, left = (int(rng.integers(0, extent + 1)) for extent in free)
-            if largest_class_ratio(semseg[top : top + self.size[0], left : left + self.size[1]]) < self.max_class_ratio:
+            crop = semseg[top : top + self.size[0], left : left + self.size[1]]
+            # What ruled the crop before mostly rules this one too; of the valid pixels it has no less than of all.
+            if ruling is None or class_share(crop, ruling) < self.max_class_ratio:
+                ruling, share = commonest_class(crop)
+            if share < self.max_class_ratio:
                 return top, left
         return tuple(int(rng.integers(0, extent + 1)) for extent in free)
 

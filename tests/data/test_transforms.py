@@ -154,8 +154,9 @@ def test_every_crop_is_drawn_again_while_one_class_rules():
 
 
 def test_a_crop_of_void_alone_counts_as_ruled():
-    assert augment.largest_class_ratio(np.full((4, 4), 255, np.uint8)) == 1
-    assert augment.largest_class_ratio(np.array([[0, 0, 1, 255]], np.uint8)) == pytest.approx(2 / 3)
+    assert augment.commonest_class(np.full((4, 4), 255, np.uint8))[1] == 1
+    assert augment.commonest_class(np.array([[0, 1, 1, 255]], np.uint8)) == (1, pytest.approx(2 / 3))
+    assert augment.class_share(np.array([[0, 1, 1, 255]], np.uint8), 1) == 0.5
 
 
 def test_flipping_negates_the_x_of_normals():

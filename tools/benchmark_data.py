@@ -142,9 +142,8 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    print(
-        "milliseconds a sample      kB/image  decoding   loading  prepared  transforms  samples/s/core  transforms/decoding"
-    )
+    columns = "kB/image  decoding   loading  prepared  transforms  samples/s/core  transforms/decoding"
+    print(f"{'milliseconds a sample':26} {columns}")
     print("\n".join(lines))
     return 0
 

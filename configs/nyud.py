@@ -15,7 +15,7 @@ docs/data.md. To try it without weights: `--config.teachers.random=True`. 4 imag
 
 from sak_jax import recipes
 
-TASKS = {"semseg": {"channels": 40}, "normals": {}, "edge": {"metric": "odsF"}, "depth": {}}
+TASKS = {"semseg": {"channels": 40}, "normals": {}, "edge": {}, "depth": {}}
 _KEYS = ("semseg/mIoU", "depth/RMSE", "normals/mErr", "edge/odsF", "delta_m")
 
 SINGLE_TASK = {

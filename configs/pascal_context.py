@@ -7,7 +7,7 @@ Arguments, starts and baselines are those of `configs/nyud.py`; for the data see
 
 from sak_jax import recipes
 
-TASKS = {"semseg": {"channels": 21}, "human_parts": {}, "normals": {}, "edge": {"metric": "odsF"}, "sal": {}}
+TASKS = {"semseg": {"channels": 21}, "human_parts": {}, "normals": {}, "edge": {}, "sal": {}}
 _KEYS = ("semseg/mIoU", "human_parts/mIoU", "sal/maxF", "normals/mErr", "edge/odsF", "delta_m")
 
 SINGLE_TASK = {
@@ -27,5 +27,5 @@ def get_config(text: str = ""):
     config.image_size = (512, 512)
     config.data.name = "pascal_context"
     config.boundary.max_distance = 0.0075
-    config.boundary.truth = "boundary"  # The labels are thin curves already, made from the regions they surround.
+    config.boundary.truth = "boundary"  # Of val the labels are the benchmark's thin truth, made from regions.
     return config

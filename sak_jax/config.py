@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from etils import epath
 from ml_collections import ConfigDict
 
-from sak_jax import files
 from sak_jax.data.tasks import Task, select
 from sak_jax.errors import UserError
 
@@ -42,7 +41,7 @@ def base() -> ConfigDict:
             "boundary": {  # Of the metric odsF, see `sak_jax.metrics.boundary.Boundary`.
                 "max_distance": 0.011,  # Of the image's diagonal: 0.011 for NYUD-v2, 0.0075 for PASCAL-Context.
                 "protocol": "sak",  # Or "invpt"; their scores are not comparable.
-                "truth": "label_map",  # Outlines the annotated curves (published on NYUD-v2); "boundary": as they are.
+                "truth": "boundary",  # The annotated curves as they are; "label_map" outlines them (NYUD-v2).
                 "workers": 0,  # Processes; 0 is one a processor.
             },
             "model": {
@@ -216,7 +215,7 @@ def check(config: ConfigDict, devices: int) -> None:
 
 
 def check_workdir(config: ConfigDict, workdir: epath.Path) -> None:
-    """Writes `config.json` into a workdir without checkpoints; in another makes sure that the same config made it.
+    """Makes sure that a workdir with checkpoints was made by the same config.
 
     Raises:
       UserError: the workdir is another config's; names the first keys that differ.
@@ -237,7 +236,6 @@ def check_workdir(config: ConfigDict, workdir: epath.Path) -> None:
                 f"{workdir} was made by another config: {key} is {theirs.get(key)!r} there and "
                 f"{flatten(mine).get(key)!r} here{more}; give the run another --workdir"
             )
-    files.write_text(file, json.dumps(mine, indent=2) + "\n")
 
 
 def from_dict(values: Mapping) -> ConfigDict:

@@ -3,13 +3,12 @@
 import dataclasses
 import logging
 
-import jax
 import numpy as np
 from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sak_jax import builders, checkpoints
+from sak_jax import builders, checkpoints, sharding
 from sak_jax.config import ordered
 from sak_jax.convert.augreg import read_stem
 from sak_jax.convert.published import read_backbone
@@ -72,7 +71,7 @@ def initial_weights(config: ConfigDict, stage: str, state: TrainState, previous:
                         f"and {value.shape} here; use the recipe that made it, or another start"
                     )
                 used.add(path)
-                value = value.replace(jax.device_put(np.asarray(weights[path], value.dtype), value.sharding))
+                value = value.replace(sharding.put(np.asarray(weights[path], value.dtype), value.sharding))
             filled[path] = value
         return nnx.from_flat_state(filled)
 
@@ -185,7 +184,7 @@ def _stem(config: ConfigDict, target: StudentConfig) -> Weights:
 
 
 def _flat(state: nnx.State) -> Weights:
-    return {path: np.asarray(jax.device_get(value[...])) for path, value in nnx.to_flat_state(state)}
+    return {path: np.asarray(value[...]) for path, value in nnx.to_flat_state(sharding.gather(state))}
 
 
 def _flatten(tree: dict, prefix: tuple = ()) -> Weights:

@@ -22,7 +22,11 @@ logger = logging.getLogger(__name__)
 def start_jax(config: ConfigDict) -> None:
     """Joins the other processes of a multi-host run, and turns the compilation cache on."""
     if os.environ.get("JAX_COORDINATOR_ADDRESS") or "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
-        jax.distributed.initialize()
+        # JAX knows these two from Slurm, Open MPI, Kubernetes and TPU VMs; elsewhere whoever starts the processes says.
+        given = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+        jax.distributed.initialize(**{name: int(os.environ[key]) for name, key in given.items() if key in os.environ})
+        if jax.process_index() != 0:
+            logging.getLogger("sak_jax").setLevel(logging.WARNING)  # One process tells what all do.
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -37,6 +41,8 @@ def run(config: ConfigDict, workdir: epath.Path, mode: str, started: float) -> N
     config_lib.check(config, jax.device_count())
     if mode == "train":
         config_lib.check_workdir(config, workdir)
+        if jax.process_index() == 0:
+            files.write_text(workdir / "config.json", json.dumps(json.loads(config.to_json()), indent=2) + "\n")
         if finished(config, workdir):
             logger.info("%s is finished; evaluating it again", workdir)
             mode = "evaluate"
@@ -58,11 +64,12 @@ def run(config: ConfigDict, workdir: epath.Path, mode: str, started: float) -> N
     if config.teachers.random:
         results["teachers_random"] = True
         logger.warning("THE TEACHERS WERE RANDOM: these scores say nothing about the method")
+    model = sharding.gather(trained.model)
     if jax.process_index() == 0:
         files.write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
         from sak_jax.report import figures
 
-        figures.write(workdir, evaluator, nnx.merge(trained.graph, trained.model), scores, delta)
+        figures.write(workdir, evaluator, nnx.merge(trained.graph, model), scores, delta)
         print(table(scores, config.baselines, delta, config.published))
         print(f"report: {workdir / 'report' / 'index.html'}")
 
@@ -79,6 +86,6 @@ def restore(config: ConfigDict, workdir: epath.Path) -> Trained:
     _, stage, model = checkpoints.load(workdir)
     graph, state = nnx.split(builders.abstract_student(config, stage))
     nnx.replace_by_pure_dict(state, model)
-    state = jax.device_put(state, sharding.state_sharding(state, mesh))
+    state = sharding.put(state, sharding.state_sharding(state, mesh))
     evaluator = Evaluator(config, graph, mesh) if stage == "multitask" else None
     return Trained(graph, state, evaluator)

@@ -58,6 +58,30 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
 
 
+def put(tree, where):
+    """Whole arrays, the same on every process, as global arrays on the mesh.
+
+    Args:
+      tree: of arrays.
+      where: one sharding for all, or a tree of them.
+    """
+    if isinstance(where, NamedSharding):
+        where = jax.tree.map(lambda _: where, tree)
+
+    def place(array, sharding):  # Not `device_put`, which has the processes compare their values first.
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(place, tree, where)
+
+
+def gather(tree):
+    """Global arrays, wherever they lie, as whole arrays on every process's host; all processes must call it."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
 def local_rows(array: jax.Array, mesh: Mesh) -> np.ndarray:
     """This process's rows of an array that lies as `batch_sharding` says, in the order in which they were put there."""
     return np.asarray(multihost_utils.global_array_to_host_local_array(array, mesh, batch_sharding(mesh).spec))

@@ -107,7 +107,7 @@ def train_stage(
         log = held(MetricsLog(workdir, stage.name, resume_at=first))
         quiet = None if is_main() else True  # None: unless it is a terminal.
         progress = held(tqdm(total=settings.steps, initial=first, desc=stage.name, unit="step", disable=quiet))
-        stop_requested = resources.enter_context(stop_signals())
+        stop_requested = resources.enter_context(stop_signals(config.log_every))
         for step in range(first + 1, settings.steps + 1):
             batch = sharding.put_batch(next(batches), mesh)
             state, values = train_step(state, committee, batch)
@@ -116,7 +116,7 @@ def train_stage(
             pending = (step, values)
             progress.update()
 
-            stopping = stop_requested()
+            stopping = stop_requested(step)
             last = step == settings.steps
             evaluates = evaluator and (last or (settings.eval_every and step % settings.eval_every == 0))
             if not (stopping or last or evaluates or step % max(config.checkpoint.every, 1) == 0):
@@ -152,7 +152,7 @@ def prepare(
         schedule=optim.schedule(stage.name, settings),
         accumulate=settings.accumulate,
     )
-    return objective, jax.device_put(committee_state, sharding.replicated(mesh)), state
+    return objective, sharding.put(committee_state, sharding.replicated(mesh)), state
 
 
 def create_state(config: ConfigDict, stage: Stage, optimizer, mesh) -> tuple[nnx.GraphDef, steps.TrainState]:
@@ -213,15 +213,20 @@ def report(log: MetricsLog, progress: tqdm, config: ConfigDict, pending: tuple[i
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within it, SIGTERM and Ctrl-C only set a flag; the function given says whether it is set on any process."""
+def stop_signals(every: int) -> Iterator[Callable[[int], bool]]:
+    """Within it, SIGTERM and Ctrl-C only set a flag; the function given says at a step whether to stop.
+
+    Several processes stop together: they ask each other every so many steps, as each time costs a wait for the others.
+    """
     received = []
     handler = lambda number, frame: received.append(number)  # noqa: E731
     previous = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def requested() -> bool:
+    def requested(step: int) -> bool:
         if jax.process_count() == 1:
             return bool(received)
+        if step % every:
+            return False
         from jax.experimental import multihost_utils
 
         return bool(np.any(multihost_utils.process_allgather(np.array(bool(received)))))

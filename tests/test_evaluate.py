@@ -26,7 +26,7 @@ def config():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config()
-    config.tasks = {"semseg": {"channels": 14}, "depth": {}, "edge": {"metric": "odsF"}}
+    config.tasks = {"semseg": {"channels": 14}, "depth": {}, "edge": {}}
     config.boundary.workers, config.boundary.max_distance = 1, 0.05
     return config
 
@@ -67,7 +67,7 @@ def test_skipped_samples_are_counted(tmp_path):
     damaged = sorted((tmp_path / "nyud" / "images").glob("*.png"))[-1]
     damaged.write_bytes(damaged.read_bytes()[:200])
     recipe = config()
-    recipe.tasks = {"semseg": {"channels": 40}, "edge": {"metric": "odsF"}}
+    recipe.tasks = {"semseg": {"channels": 40}, "edge": {}}
     recipe.data = {"name": "nyud", "root": str(tmp_path / "nyud"), "on_error": "skip", "workers": 0}
     scores, evaluator = evaluate(recipe)
     assert evaluator.skipped == 1 and len(evaluator.source.skipped) == 1
@@ -79,7 +79,7 @@ def test_a_task_without_truth_has_no_score_and_no_delta(tmp_path):
     for path in (tmp_path / "nyud" / "edge").glob("*.png"):
         cv2.imwrite(str(path), np.zeros((24, 32), np.uint8))
     recipe = config()
-    recipe.tasks = {"edge": {"metric": "odsF"}}
+    recipe.tasks = {"edge": {}}
     recipe.boundary.truth = "boundary"
     recipe.baselines = {"edge/odsF": 50.0}
     recipe.data = {"name": "nyud", "root": str(tmp_path / "nyud"), "on_error": "raise", "workers": 0}

@@ -21,7 +21,7 @@ def workdir(tmp_path_factory):
 
 def test_run_leaves_its_files(workdir):
     results = json.loads((workdir / "results.json").read_text())
-    assert set(results["metrics"]) == {"semseg/mIoU", "depth/RMSE", "edge/loss"}
+    assert set(results["metrics"]) == {"semseg/mIoU", "depth/RMSE", "edge/odsF", "edge/oisF", "edge/AP"}
     assert results["steps"] == 6 and results["seconds"] > 0 and results["delta_m"] is None
     assert json.loads((workdir / "config.json").read_text())["multitask"]["steps"] == 3
     assert [entry["step"] for entry in runs.lines(workdir, "distill")] == [1, 2, 3]

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sak_jax.config import ordered
+from sak_jax.config import selected_tasks
+from sak_jax.data.tasks import Task
 from sak_jax.metrics.delta_m import delta_m
 
 METHODS = ("single-task", "multitask", "no-router", "sak")
@@ -56,12 +57,12 @@ def main() -> int:
         start = (f"--config.init_from={first_stage / str(newest)}", "--config.distill.steps=0")
         return {"sak": scores, "no-router": train(seed, "no-router", "sak", *start, "--config.model.router=none")}
 
-    jobs, tasks = [], list(_tasks(options.config))
+    jobs, tasks = [], _tasks(options.config)
     for seed in range(options.seeds):
         jobs.append((seed, lambda seed=seed: distilled(seed)))
         jobs.append((seed, lambda seed=seed: {"multitask": train(seed, "multitask", "multitask")}))
         for task in tasks:
-            method = f"single-{task}"
+            method = f"single-{task.name}"
             jobs.append((seed, lambda seed=seed, method=method: {"single-task": train(seed, method, method)}))
     scores: dict[str, list[dict]] = {name: [{} for _ in range(options.seeds)] for name in METHODS}
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -69,22 +70,21 @@ def main() -> int:
         for seed, results in tqdm(done, total=len(jobs), desc="runs", disable=None):
             for name, values in results.items():
                 scores[name][seed] |= values
-    _report(scores, options.output)
+    _report(scores, [f"{task.name}/{task.metric}" for task in tasks], options.output)
     return 0
 
 
-def _tasks(config: str) -> dict:
+def _tasks(config: str) -> tuple[Task, ...]:
     """The recipe's tasks, in its order."""
     path = config.split(":")[0]
     specification = importlib.util.spec_from_file_location("recipe", path)
     recipe = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(recipe)
-    return ordered(recipe.get_config().tasks)
+    return selected_tasks(recipe.get_config())
 
 
-def _report(scores: dict[str, list[dict]], output: Path) -> None:
+def _report(scores: dict[str, list[dict]], keys: list[str], output: Path) -> None:
     """Prints the table of means over seeds, and writes it beside the single runs' scores."""
-    keys = list(scores["sak"][0])
     baselines = {key: float(np.mean([row[key] for row in scores["single-task"]])) for key in keys}
     table = {}
     for name, rows in scores.items():

@@ -35,7 +35,7 @@ TASKS = {
         Task("human_parts", channels=7, loss="cross_entropy", weight=2.0, metric="mIoU"),
         Task("sal", channels=2, loss="balanced_cross_entropy", weight=5.0, metric="maxF"),
         Task("normals", channels=3, loss="normals_l1", weight=10.0, metric="mErr"),
-        Task("edge", channels=1, loss="balanced_binary", weight=50.0, metric="loss"),
+        Task("edge", channels=1, loss="balanced_binary", weight=50.0, metric="odsF"),
         Task("depth", channels=1, loss="l1", weight=1.0, metric="RMSE"),
     )
 }

@@ -13,6 +13,7 @@ def get_config(text: str = ""):
     config.model.stem = "custom"
     config.model.width, config.model.depth, config.model.heads, config.model.patch = 16, 4, 2, 8
     config.teachers.update({"scene": {"model": "rooms_scene"}, "geometry": {"model": "rooms_geometry"}})
+    config.boundary.workers = 1
     config.distill.steps = 12
     config.distill.warmup_steps = 2
     config.multitask.steps = 12

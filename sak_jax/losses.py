@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Shaped
 
-from sak_jax.data.tasks import IGNORE, Task
+from sak_jax.data.tasks import IGNORE, Task, named
 from sak_jax.errors import UserError
 
 COSINE_EPSILON = 1e-12  # added to squared lengths, as torch.nn.CosineEmbeddingLoss does
@@ -132,29 +132,33 @@ TASK_LOSSES: dict[str, TaskLoss] = {
 """The losses that `Task.loss` may name."""
 
 
-def for_task(task: Task) -> TaskLoss:
-    """The loss of a task.
+def for_task(task: str | Task) -> TaskLoss:
+    """The loss of a task, or of one of `sak_jax.data.tasks.TASKS` by name.
 
     Raises:
-      UserError: `task.loss` names none.
+      UserError: there is no such task, or `task.loss` names none.
     """
+    task = named(task)
     if task.loss not in TASK_LOSSES:
         raise UserError(f"tasks.{task.name}.loss is {task.loss!r}; set it to one of {', '.join(TASK_LOSSES)}")
     return TASK_LOSSES[task.loss]
 
 
 def task_loss(
-    task: Task, prediction: Float[Array, "b h w c"], label: Shaped[Array, "b h w *vector"]
+    task: str | Task, prediction: Float[Array, "b h w c"], label: Shaped[Array, "b h w *vector"]
 ) -> Float[Array, ""]:
     """A task's loss over a batch, without `task.weight`.
 
     Args:
-      task: says which loss.
+      task: says which loss; by name one of `sak_jax.data.tasks.TASKS`.
       prediction: raw head output at image size.
       label: `[b, h, w]`, or `[b, h, w, 3]` for normals; 255 is not counted.
 
     Returns:
       A float32 scalar; 0, with a zero gradient, if no pixel is valid.
+
+    Raises:
+      UserError: see `for_task`.
     """
     loss = for_task(task)
     return loss.mean(loss.sums(prediction, label))

@@ -42,6 +42,19 @@ TASKS = {
 """The published recipes' tasks (SAK, section 4.1 and its code's loss weights)."""
 
 
+def named(task: str | Task) -> Task:
+    """The task itself, or the row of `TASKS` of that name.
+
+    Raises:
+      UserError: no row has this name.
+    """
+    if isinstance(task, Task):
+        return task
+    if task not in TASKS:
+        raise UserError(f"the task {task!r} is unknown: give one of {', '.join(TASKS)}, or a Task")
+    return TASKS[task]
+
+
 def select(overrides: Mapping[str, Mapping]) -> tuple[Task, ...]:
     """The tasks that `config.tasks` names, in its order.
 

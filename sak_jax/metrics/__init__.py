@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from sak_jax.data.tasks import Task
+from sak_jax.data.tasks import Task, named
 from sak_jax.errors import UserError
 from sak_jax.metrics.depth import RootMeanSquareError
 from sak_jax.metrics.loss import MeanLoss
@@ -38,16 +38,17 @@ _HIGHER_IS_BETTER = {
 } | dict.fromkeys(("odsF", "oisF", "AP"), True)
 
 
-def for_task(task: Task, **options: Any) -> Metric:
+def for_task(task: str | Task, **options: Any) -> Metric:
     """The metric of a task.
 
     Args:
-      task: says which metric.
+      task: says which metric; by name one of `sak_jax.data.tasks.TASKS`.
       options: passed to the metric; only "odsF" takes any, see `boundary.Boundary`.
 
     Raises:
-      UserError: `task.metric` names none.
+      UserError: there is no such task, or `task.metric` names none.
     """
+    task = named(task)
     if task.metric not in METRICS:
         raise UserError(f"tasks.{task.name}.metric is {task.metric!r}; set it to one of {', '.join(METRICS)}")
     return METRICS[task.metric](task, **options)

@@ -45,6 +45,14 @@ def test_edges_are_measured_by_their_loss_and_unknown_metrics_are_the_users_mist
         metrics.for_task(dataclasses.replace(TASKS["edge"], metric="F1"))
 
 
+def test_metrics_and_losses_are_to_be_had_by_a_tasks_name():
+    assert metrics.for_task("depth").name == "RMSE"
+    prediction, label = one_batch("nyud", "depth")
+    assert losses.task_loss("depth", prediction, label) == losses.task_loss(TASKS["depth"], prediction, label)
+    with pytest.raises(UserError, match="'dept' is unknown.*depth"):
+        metrics.for_task("dept")
+
+
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_direction_of_a_metric_is_known_by_its_name(task):
     assert metrics.higher_is_better(task.metric) == metrics.for_task(task).higher_is_better

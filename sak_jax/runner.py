@@ -1,5 +1,6 @@
 """One run from config to results: train, evaluate, write down, show."""
 
+import dataclasses
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 
 from sak_jax import builders, checkpoints, files, sharding
 from sak_jax import config as config_lib
+from sak_jax.errors import UserError
 from sak_jax.evaluate import Evaluator, table
 from sak_jax.train import Trained, train
 
@@ -21,15 +23,29 @@ logger = logging.getLogger(__name__)
 
 def start_jax(config: ConfigDict) -> None:
     """Joins the other processes of a multi-host run, and turns the compilation cache on."""
-    if os.environ.get("JAX_COORDINATOR_ADDRESS") or "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
-        # JAX knows these two from Slurm, Open MPI, Kubernetes and TPU VMs; elsewhere whoever starts the processes says.
-        given = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-        jax.distributed.initialize(**{name: int(os.environ[key]) for name, key in given.items() if key in os.environ})
-        if jax.process_index() != 0:
-            logging.getLogger("sak_jax").setLevel(logging.WARNING)  # One process tells what all do.
+    join_processes()
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def join_processes() -> None:
+    """Joins the other processes of this run, if there are any.
+
+    JAX finds them by itself on TPU VMs, under Slurm, Open MPI and Kubernetes; elsewhere JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID tell it.
+    """
+    if os.environ.get("SLURM_NTASKS") == "1":
+        return  # JAX would leave a Slurm task one GPU; a single one is to have all.
+    given = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+    try:
+        jax.distributed.initialize(**{name: int(os.environ[key]) for name, key in given.items() if key in os.environ})
+    except ValueError as error:
+        if "coordinator_address" not in str(error):
+            raise
+        return  # Nothing says that there are others.
+    if jax.process_index() != 0:
+        logging.getLogger("sak_jax").setLevel(logging.WARNING)  # One process tells what all do.
 
 
 def run(config: ConfigDict, workdir: epath.Path, mode: str, started: float) -> None:
@@ -56,7 +72,7 @@ def run(config: ConfigDict, workdir: epath.Path, mode: str, started: float) -> N
     results = {
         "metrics": {name: value if math.isfinite(value) else None for name, value in scores.items()},
         "delta_m": delta,
-        "steps": config.distill.steps + config.multitask.steps,
+        "steps": config.distill.steps + trained.step,
         "seconds": round(time.monotonic() - started, 1),
     }
     if config.data.on_error == "skip":
@@ -81,11 +97,32 @@ def finished(config: ConfigDict, workdir: epath.Path) -> bool:
 
 
 def restore(config: ConfigDict, workdir: epath.Path) -> Trained:
-    """The newest checkpoint's student on the mesh."""
+    """The newest checkpoint's student on the mesh.
+
+    Raises:
+      UserError: there is none, or it is another student than the recipe's.
+    """
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    _, stage, model = checkpoints.load(workdir)
+    folder = checkpoints.find(workdir)
+    theirs, stage, model = checkpoints.load(folder)
+    ours, saved = architecture(config, stage), architecture(theirs, stage)
+    for key in sorted(set(ours) | set(saved)):
+        if ours.get(key) != saved.get(key):
+            raise UserError(
+                f"{folder} holds another student: {key} is {saved.get(key)!r} there and {ours.get(key)!r} here; "
+                "evaluate it with the recipe that made it"
+            )
     graph, state = nnx.split(builders.abstract_student(config, stage))
     nnx.replace_by_pure_dict(state, model)
     state = sharding.put(state, sharding.state_sharding(state, mesh))
     evaluator = Evaluator(config, graph, mesh) if stage == "multitask" else None
-    return Trained(graph, state, evaluator)
+    return Trained(graph, state, int(folder.name), evaluator)
+
+
+def architecture(config: ConfigDict, stage: str) -> dict[str, object]:
+    """What a student's arrays and their meaning depend on, by name."""
+    tasks = [(task.name, task.channels) for task in config_lib.selected_tasks(config)]
+    if config.model.encoder.model:
+        return {"encoder": config.model.encoder.model, "image_size": tuple(config.image_size), "tasks": tasks}
+    parts = dataclasses.asdict(builders.student_config(config, stage))
+    return config_lib.flatten({key: value for key, value in parts.items() if key not in ("dtype", "remat")})

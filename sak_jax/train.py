@@ -51,12 +51,14 @@ class Trained:
     Attributes:
       graph: the student's graph definition.
       model: its whole state, on the mesh.
+      step: steps of the last stage.
       evaluator: of the last stage; None where it has no tasks.
       scores: of the last step; None where they were not computed in this process.
     """
 
     graph: nnx.GraphDef
     model: nnx.State
+    step: int
     evaluator: Evaluator | None = None
     scores: dict[str, float] | None = None
 
@@ -92,7 +94,7 @@ def train_stage(
         held = lambda resource: resources.enter_context(contextlib.closing(resource))  # noqa: E731
         batches = held(training_batches(config, stage))  # First: without data nothing else is worth its time.
         objective, committee, state = prepare(config, stage, mesh)
-        train_step = jax.jit(partial(stage.step, objective), donate_argnums=0)
+        train_step = jitted(stage, objective, state, mesh)
         evaluator = Evaluator(config, objective.student, mesh) if objective.tasks else None
 
         checkpoints = held(Checkpoints(workdir, stage.name, config))
@@ -119,17 +121,19 @@ def train_stage(
             stopping = stop_requested(step)
             last = step == settings.steps
             evaluates = evaluator and (last or (settings.eval_every and step % settings.eval_every == 0))
-            if not (stopping or last or evaluates or step % max(config.checkpoint.every, 1) == 0):
+            if not (stopping or last or evaluates or step % config.checkpoint.every == 0):
                 continue
             report(log, progress, config, pending)
             pending, scores = None, None
-            if evaluates:
-                scores = evaluator(state.model)
-                log.write(step, "val", scores)
-            checkpoints.save(state, batches.get_state(), evaluator.score(scores) if scores else None)
+            try:
+                if evaluates:
+                    scores = evaluator(state.model)
+                    log.write(step, "val", scores)
+            finally:  # A damaged validation image must not cost the training.
+                checkpoints.save(state, batches.get_state(), evaluator.score(scores) if scores else None)
             if stopping and not last:
                 raise Stopped(f"stopped at step {step} of {stage.name}; run the same command to go on")
-    return Trained(objective.student, state.model, evaluator, scores)
+    return Trained(objective.student, state.model, int(state.step), evaluator, scores)
 
 
 def prepare(
@@ -155,6 +159,12 @@ def prepare(
     return objective, sharding.put(committee_state, sharding.replicated(mesh)), state
 
 
+def jitted(stage: Stage, objective: steps.Objective, state: steps.TrainState, mesh: jax.sharding.Mesh) -> Callable:
+    """The stage's step `(state, committee, batch) -> (state, logs)`; the state is donated and stays where it lies."""
+    placed = sharding.state_sharding(state, mesh), sharding.replicated(mesh)
+    return jax.jit(partial(stage.step, objective), donate_argnums=0, out_shardings=placed)
+
+
 def create_state(config: ConfigDict, stage: Stage, optimizer, mesh) -> tuple[nnx.GraphDef, steps.TrainState]:
     """A fresh state, made where it lies: its shardings follow from abstract shapes before any array exists."""
     is_trained = optim.trainable(config.model.freeze, lora_only=stage.name == "distill" and config.model.lora.rank > 0)
@@ -175,13 +185,13 @@ def create_state(config: ConfigDict, stage: Stage, optimizer, mesh) -> tuple[nnx
 
 def training_batches(config: ConfigDict, stage: Stage) -> pipeline.Batches:
     """The stage's endless batches of this process."""
-    size = tuple(config.image_size)
+    size, settings = tuple(config.image_size), dict(config.data)
     if stage.name == "distill":
-        settings = {**config.data, **config.distill.data}
+        settings |= config.distill.data
         source, transform = data.create_source(settings, "train", (), size), transforms.distill_transform(size)
     else:
         wanted = selected_tasks(config)
-        source = data.create_source(config.data, "train", [task.name for task in wanted], size)
+        source = data.create_source(settings, "train", [task.name for task in wanted], size)
         transform = transforms.multitask_transform(size, wanted, scale_range=tuple(config.multitask.scale_range))
     return pipeline.train_batches(
         source,
@@ -190,7 +200,7 @@ def training_batches(config: ConfigDict, stage: Stage) -> pipeline.Batches:
         config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        workers=config.data.workers,
+        workers=settings["workers"],
     )
 
 

@@ -14,10 +14,16 @@ ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests/recipes/tiny.py")
 
 
-def start(*arguments, config=TINY, env=None) -> subprocess.Popen:
+def start(*arguments, config=TINY, env=None, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "sak_jax.main", f"--config={config}", *map(str, arguments)]
     return subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
     )
 
 

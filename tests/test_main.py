@@ -39,6 +39,17 @@ def test_evaluate_gives_the_same_scores(workdir):
     assert json.loads((workdir / "results.json").read_text())["metrics"] == pytest.approx(before, rel=1e-5)
 
 
+def test_evaluate_refuses_another_student(workdir):
+    done = runs.run(f"--workdir={workdir}", "--mode=evaluate", "--config.model.heads=4")  # The arrays would fit.
+    assert_mistake(done, "stem.heads", "2", "4")
+
+
+def test_results_tell_the_steps_that_were_made(workdir):
+    options = ("--config.distill.steps=3", "--config.multitask.steps=40")
+    assert runs.run(f"--workdir={workdir}", "--mode=evaluate", *options).returncode == 0
+    assert json.loads((workdir / "results.json").read_text())["steps"] == 6
+
+
 def test_another_config_may_not_use_the_workdir(workdir):
     assert_mistake(runs.run(f"--workdir={workdir}", "--config.seed=1"), "config", "distill.steps", "--workdir")
 

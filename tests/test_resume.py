@@ -1,5 +1,6 @@
 """A run that is stopped, in whatever way, ends where the undisturbed run ends."""
 
+import os
 import random
 import signal
 import time
@@ -71,6 +72,21 @@ def test_sigterm_saves_and_the_same_command_goes_on(undisturbed, tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"resumes at step {stopped_at}" in done.stderr
     assert_same_end(tmp_path, undisturbed)
+
+
+def test_a_terminals_ctrl_c_reaches_the_workers_too_and_all_is_saved(undisturbed, tmp_path):
+    workers = ("--config.data.workers=1", "--config.boundary.workers=2", "--config.multitask.eval_every=2")
+    process = runs.start(f"--workdir={tmp_path}", *workers, start_new_session=True)
+    wait_for_line(tmp_path, "val", 4, process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "run the same command to go on" in stderr and "Traceback" not in stderr, stderr
+    done = runs.run(f"--workdir={tmp_path}", *workers)
+    assert done.returncode == 0, done.stderr
+    expected = runs.parameters(undisturbed)
+    for name, value in runs.parameters(tmp_path).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
 def test_finished_run_says_so_and_only_evaluates(undisturbed):

@@ -6,6 +6,7 @@ prefetching or the number of hosts. The state of an iterator is therefore the nu
 
 import functools
 import os
+import signal
 from collections.abc import Iterator
 
 import cv2
@@ -158,10 +159,16 @@ def _read(dataset: grain.MapDataset, workers: int, prefetch: int) -> grain.Datas
             flags.FLAGS.mark_as_parsed()  # Grain's workers read flags; used as a library, nobody has parsed them.
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(1, prefetch))
         iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-        return iter(iterable.mp_prefetch(options, worker_init_fn=_one_thread))
+        return iter(iterable.mp_prefetch(options, worker_init_fn=_start_worker))
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)))
 
 
-def _one_thread(*_) -> None:
+def _one_thread() -> None:
     """Keeps OpenCV from starting threads of its own beside the pipeline's."""
     cv2.setNumThreads(1)
+
+
+def _start_worker(*_) -> None:
+    """Leaves Ctrl-C, which a terminal sends to all, to the process that trains: it stops when it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _one_thread()

@@ -9,6 +9,7 @@ import concurrent.futures
 import functools
 import multiprocessing
 import os
+import signal
 from collections.abc import Mapping
 
 import numpy as np
@@ -264,5 +265,9 @@ def _evaluate_annotated(prediction, boundary, *, max_distance, protocol, truth):
 
 
 def worker_pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
-    """Processes that evaluate images. Spawned, because a process that runs JAX must not be forked."""
-    return concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    """Processes that evaluate images. Spawned, because a process that runs JAX must not be forked.
+
+    Ctrl-C, which a terminal sends to them too, is left to the process that started them.
+    """
+    ignore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    return concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=ignore)

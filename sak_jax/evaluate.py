@@ -26,13 +26,13 @@ class Evaluator:
       skipped: images that the last evaluation left out because they could not be read (`data.on_error=skip`).
     """
 
-    def __init__(self, config: ConfigDict, student: nnx.GraphDef, mesh: jax.sharding.Mesh):
+    def __init__(self, config: ConfigDict, student: nnx.GraphDef, mesh: jax.sharding.Mesh, source: data.Source):
         self.config = config
         self.mesh = mesh
         self.tasks = selected_tasks(config)
         options = {"odsF": {**config.boundary, "workers": config.boundary.workers or None}}
         self.metrics = {task.name: metrics.for_task(task, **options.get(task.metric, {})) for task in self.tasks}
-        self.source = data.create_source(config.data, "val", [task.name for task in self.tasks], config.image_size)
+        self.source = source
         self.skipped = self._left_out = len(getattr(self.source, "skipped", ()))
         self._step = jax.jit(
             partial(eval_step, student, self.metrics),

@@ -16,7 +16,7 @@ from sak_jax import builders, checkpoints, files, sharding
 from sak_jax import config as config_lib
 from sak_jax.errors import UserError
 from sak_jax.evaluate import Evaluator, table
-from sak_jax.train import Trained, train
+from sak_jax.train import Trained, train, validation_source
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def run(config: ConfigDict, workdir: epath.Path, mode: str, started: float) -> N
 def finished(config: ConfigDict, workdir: epath.Path) -> bool:
     """Whether the run's last stage has its last checkpoint."""
     stage = "multitask" if config.multitask.steps else "distill"
-    return (workdir / checkpoints.FOLDER / stage / str(config[stage].steps)).exists()
+    return config[stage].steps in checkpoints.steps(workdir / checkpoints.FOLDER / stage)
 
 
 def restore(config: ConfigDict, workdir: epath.Path) -> Trained:
@@ -115,7 +115,8 @@ def restore(config: ConfigDict, workdir: epath.Path) -> Trained:
     graph, state = nnx.split(builders.abstract_student(config, stage))
     nnx.replace_by_pure_dict(state, model)
     state = sharding.put(state, sharding.state_sharding(state, mesh))
-    evaluator = Evaluator(config, graph, mesh) if stage == "multitask" else None
+    validation = validation_source(config, stage)
+    evaluator = Evaluator(config, graph, mesh, validation) if validation is not None else None
     return Trained(graph, state, int(folder.name), evaluator)
 
 

@@ -77,25 +77,33 @@ def train(config: ConfigDict, workdir: epath.Path) -> Trained:
     """
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     stages = [stage for stage in STAGES if config[stage.name].steps > 0]
+    while len(stages) > 1 and Checkpoints.exist(workdir, stages[1].name):
+        del stages[0]  # The stage after it has begun, so this one is done.
+    # First, and for all stages: without data nothing else is worth its time.
+    data_of = {stage.name: (training_batches(config, stage), validation_source(config, stage.name)) for stage in stages}
     trained = None
-    for index, stage in enumerate(stages):
-        if any(Checkpoints.exist(workdir, later.name) for later in stages[index + 1 :]):
-            continue  # The stage after it has begun, so this one is done.
-        trained = train_stage(config, stage, workdir, mesh, trained)
+    for stage in stages:
+        trained = train_stage(config, stage, workdir, mesh, trained, *data_of[stage.name])
     return trained
 
 
 def train_stage(
-    config: ConfigDict, stage: Stage, workdir: epath.Path, mesh: jax.sharding.Mesh, previous: Trained | None
+    config: ConfigDict,
+    stage: Stage,
+    workdir: epath.Path,
+    mesh: jax.sharding.Mesh,
+    previous: Trained | None,
+    batches: pipeline.Batches,
+    validation: data.Source | None,
 ) -> Trained:
     """Trains one stage to its end, from its newest checkpoint or from what came before it."""
     settings = config[stage.name]
     with contextlib.ExitStack() as resources:  # However this ends, what was saved is written out.
         held = lambda resource: resources.enter_context(contextlib.closing(resource))  # noqa: E731
-        batches = held(training_batches(config, stage))  # First: without data nothing else is worth its time.
+        held(batches)
         objective, committee, state = prepare(config, stage, mesh)
         train_step = jitted(stage, objective, state, mesh)
-        evaluator = Evaluator(config, objective.student, mesh) if objective.tasks else None
+        evaluator = Evaluator(config, objective.student, mesh, validation) if validation is not None else None
 
         checkpoints = held(Checkpoints(workdir, stage.name, config))
         if checkpoints.newest is None:
@@ -202,6 +210,13 @@ def training_batches(config: ConfigDict, stage: Stage) -> pipeline.Batches:
         process_count=jax.process_count(),
         workers=settings["workers"],
     )
+
+
+def validation_source(config: ConfigDict, stage: str) -> data.Source | None:
+    """What a stage is evaluated on; None for stage 1."""
+    if stage == "distill":
+        return None
+    return data.create_source(config.data, "val", [task.name for task in selected_tasks(config)], config.image_size)
 
 
 def report(log: MetricsLog, progress: tqdm, config: ConfigDict, pending: tuple[int, dict] | None) -> None:

@@ -16,7 +16,7 @@ from flax import nnx
 from sak_jax import builders, sharding
 from sak_jax.data import rooms_layouts
 from sak_jax.evaluate import Evaluator, table
-from sak_jax.models.student import Student
+from sak_jax.train import validation_source
 from tests import runs
 
 
@@ -33,11 +33,13 @@ def config():
 
 def evaluate(config):
     """An untrained student's scores, and the evaluator."""
-    settings = builders.student_config(config, "multitask")
     mesh = sharding.make_mesh(-1, 1)
-    student = nnx.eval_shape(lambda: Student(settings, rngs=nnx.Rngs(0)))
-    create = jax.jit(lambda: nnx.state(Student(settings, rngs=nnx.Rngs(0))), out_shardings=sharding.replicated(mesh))
-    evaluator = Evaluator(config, nnx.graphdef(student), mesh)
+    student = builders.abstract_student(config, "multitask")
+    create = jax.jit(
+        lambda: nnx.state(builders.new_student(config, "multitask", nnx.Rngs(0))),
+        out_shardings=sharding.replicated(mesh),
+    )
+    evaluator = Evaluator(config, nnx.graphdef(student), mesh, validation_source(config, "multitask"))
     return evaluator(create()), evaluator
 
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from sak_jax import config as config_lib
+from sak_jax import files
 from sak_jax.errors import UserError
 from sak_jax.steps import TrainState
 
@@ -37,7 +38,7 @@ class Checkpoints:
             ]
         )
         self._config = json.loads(config.to_json())
-        folder = (workdir / FOLDER / stage).resolve()  # Orbax wants it absolute.
+        folder = files.absolute(workdir / FOLDER / stage)  # Orbax wants it absolute.
         if folder.exists() and jax.process_index() == 0:
             # What a killed run was writing. Orbax would remove it in a thread of its own, which must not outlive a run
             # that ends at once with an error.
@@ -49,7 +50,7 @@ class Checkpoints:
     @staticmethod
     def exist(workdir: epath.Path, stage: str) -> bool:
         """Whether a stage has left any checkpoint."""
-        return bool(_steps(workdir / FOLDER / stage))
+        return bool(steps(workdir / FOLDER / stage))
 
     @property
     def newest(self) -> int | None:
@@ -130,7 +131,7 @@ def write_model(workdir: epath.Path, stage: str, config: ConfigDict, model: nnx.
         model=ocp.args.StandardSave(nnx.to_pure_dict(model)), config=ocp.args.JsonSave(json.loads(config.to_json()))
     )
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(folder.resolve(), args=items)
+        checkpointer.save(files.absolute(folder), args=items)
 
 
 def find(path: epath.PathLike) -> epath.Path:
@@ -139,19 +140,21 @@ def find(path: epath.PathLike) -> epath.Path:
     Raises:
       UserError: there is none.
     """
+    files.check_remote(path)
     path = epath.Path(path)
     if (path / "model").exists():
         return path
     for stage in STAGES:
-        steps = _steps(path / FOLDER / stage)
-        if steps:
-            return path / FOLDER / stage / str(max(steps))
+        found = steps(path / FOLDER / stage)
+        if found:
+            return path / FOLDER / stage / str(max(found))
     raise UserError(f"{path} holds no checkpoint: give a workdir with {FOLDER}/ in it, or one checkpoint's folder")
 
 
-def _steps(folder: epath.Path) -> list[int]:
-    """The finished checkpoints in a stage's folder; one being written has another name."""
-    return [int(child.name) for child in folder.iterdir() if child.name.isdigit()] if folder.exists() else []
+def steps(folder: epath.Path) -> list[int]:
+    """The finished checkpoints in a stage's folder; one being written has another name, or on `gs://` lacks a mark."""
+    children = [child for child in folder.iterdir() if child.name.isdigit()] if folder.exists() else []
+    return [int(child.name) for child in children if not ocp.utils.is_tmp_checkpoint(child)]
 
 
 def load(path: epath.PathLike) -> tuple[ConfigDict, str, dict]:
@@ -162,12 +165,12 @@ def load(path: epath.PathLike) -> tuple[ConfigDict, str, dict]:
     """
     folder = find(path)
     try:
-        config = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore((folder / "config").resolve())
+        config = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(files.absolute(folder / "config"))
         with ocp.PyTreeCheckpointer() as checkpointer:
-            saved = checkpointer.metadata((folder / "model").resolve()).item_metadata.tree
+            saved = checkpointer.metadata(files.absolute(folder / "model")).item_metadata.tree
             # As numpy arrays, wherever they lay when they were saved: on another number of devices, say.
             arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-            model = checkpointer.restore((folder / "model").resolve(), restore_args=arguments)
+            model = checkpointer.restore(files.absolute(folder / "model"), restore_args=arguments)
         return config_lib.from_dict(config), folder.parent.name, model
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} can't be read as a checkpoint ({error}); give another one") from error

@@ -2,11 +2,14 @@
 
 import json
 import math
+import time
 
 import jax
 from etils import epath
 
 from sak_jax import files
+
+_REWRITE_SECONDS = 10.0
 
 
 class MetricsLog:
@@ -25,7 +28,7 @@ class MetricsLog:
 
         path = workdir / "metrics.jsonl"
         _forget_after(path, stage, resume_at)
-        self._file = path.open("a")
+        self._file = _Rewritten(path) if files.is_remote(path) else path.open("a")
         self._events = SummaryWriter(str(workdir / "events" / stage), purge_step=resume_at + 1, max_queue=100)
 
     def write(self, step: int, split: str | None, values: dict[str, float]) -> None:
@@ -43,6 +46,29 @@ class MetricsLog:
         if self._file is not None:
             self._file.close()
             self._events.close()
+
+
+class _Rewritten:
+    """A text file to append to where nothing can be appended: an object is written whole, now and then and at the end.
+
+    A run that is killed loses the lines of its last seconds.
+    """
+
+    def __init__(self, path: epath.Path):
+        self._path = path
+        self._text = path.read_text() if path.exists() else ""
+        self._written = time.monotonic()
+
+    def write(self, text: str) -> None:
+        self._text += text
+
+    def flush(self) -> None:
+        if time.monotonic() - self._written > _REWRITE_SECONDS:
+            self.close()
+
+    def close(self) -> None:
+        files.write_text(self._path, self._text)
+        self._written = time.monotonic()
 
 
 def _forget_after(path: epath.Path, stage: str, step: int) -> None:

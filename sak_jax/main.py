@@ -9,6 +9,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
+from sak_jax import files
 from sak_jax.errors import EndedEarly, UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe, configs/NAME.py[:key=value,..].")
@@ -24,10 +25,12 @@ def main() -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is as it should be.
     try:
         _parse(sys.argv)
+        workdir = epath.Path(_workdir())
+        files.check_remote(workdir, _CONFIG.value.init_from, _CONFIG.value.teachers.dir)
         from sak_jax import runner  # After parsing: a mistyped flag is told before JAX is imported.
 
         runner.start_jax(_CONFIG.value)
-        runner.run(_CONFIG.value, epath.Path(_workdir()), _MODE.value, started)
+        runner.run(_CONFIG.value, workdir, _MODE.value, started)
     except (UserError, flags.Error) as error:
         return _say(error, status=2)
     except EndedEarly as error:

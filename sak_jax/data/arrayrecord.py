@@ -15,6 +15,7 @@ from etils import epath
 from sak_jax.data import files
 from sak_jax.data.sources import FileSource, check_samples
 from sak_jax.errors import UserError
+from sak_jax.files import check_remote
 
 _INFO = "dataset_info.json"
 _MAPS = ("semseg", "human_parts", "sal", "edge")
@@ -95,6 +96,7 @@ def decode(example: dict[str, object], tasks: Sequence[str], name: str) -> dict[
 
 def find_prepared(root: os.PathLike | str) -> epath.Path | None:
     """The newest folder with TFDS's metadata at, one or two levels below `root`; None if there is none."""
+    check_remote(root)
     root = epath.Path(root).expanduser()
     for pattern in (_INFO, f"*/{_INFO}", f"*/*/{_INFO}"):
         found = sorted(root.glob(pattern)) if root.is_dir() else []

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from sak_jax.data import arrayrecord, imagenet, nyud, pascal_context
 from sak_jax.data.sources import FileSource, join
 from sak_jax.errors import UserError
+from sak_jax.files import check_remote, is_remote
 
 _THREADS = 8
 
@@ -173,6 +174,7 @@ def prepare(
     Raises:
       UserError: anything wrong with the original files; counts that do not agree.
     """
+    check_remote(source, output)
     builder_class, source_class, default_splits, default = BUILDERS[name]
     splits = splits or default_splits
     sources = {split: source_class(source, split, builder_class.TASKS, on_error="raise") for split in splits}
@@ -180,8 +182,7 @@ def prepare(
     samples_per_shard = samples_per_shard or default
     key = f"{epath.Path(source).resolve()} {builder_class.VERSION} {samples_per_shard} {on_error} {ids}"
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
-    remote = "://" in os.fspath(output)
-    partial = epath.Path(tempfile.gettempdir() if remote else output) / f".unfinished-{name}-{digest}"
+    partial = epath.Path(tempfile.gettempdir() if is_remote(output) else output) / f".unfinished-{name}-{digest}"
     partial.mkdir(parents=True, exist_ok=True)
 
     tfds.disable_progress_bar()

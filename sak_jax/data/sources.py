@@ -15,6 +15,7 @@ from etils import epath
 
 from sak_jax.data import files
 from sak_jax.errors import UserError
+from sak_jax.files import check_remote
 
 ON_ERROR = ("raise", "skip")
 _SHOWN = 10
@@ -173,6 +174,7 @@ def find_root(root: os.PathLike | str, dataset: str, origin: str, prepare: str |
       origin: where it is to be had.
       prepare: the data set's name on the command line of tools/prepare_data.py, if it has one.
     """
+    check_remote(root)
     path = epath.Path(root).expanduser()
     if path.is_dir():
         return path

@@ -38,6 +38,8 @@ def student_config(config: ConfigDict, stage: str) -> StudentConfig:
             f"config.model: depth {sizes['depth']} and width {sizes['width']} must be multiples of {LEVELS}, "
             f"and the width of the {sizes['heads']} heads"
         )
+    if model.down_ratio > sizes["width"]:
+        raise UserError(f"config.model.down_ratio {model.down_ratio} must be at most the width {sizes['width']}")
     if any(side % sizes["patch"] for side in config.image_size):
         raise UserError(f"config.image_size {tuple(config.image_size)} must be multiples of the patch {sizes['patch']}")
     teachers = tuple((name, zoo.width(teacher["model"])) for name, teacher in selected_teachers(config).items())
@@ -138,9 +140,9 @@ def load(path: epath.PathLike) -> "Predictor":
     """
     from sak_jax import checkpoints
 
-    config, stage, state = checkpoints.load(path)
+    config, stage, state = checkpoints.load(epath.Path(path).expanduser())
     student = abstract_student(config, stage)
-    nnx.update(student, state)
+    nnx.update(student, jax.device_put(state))  # Once, instead of at every call.
     return Predictor(student, config)
 
 

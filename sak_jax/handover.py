@@ -107,15 +107,16 @@ def read(path: str, config: ConfigDict) -> Source:
     Raises:
       UserError: there is nothing to read, or it is no student.
     """
-    if epath.Path(path).suffix in (".pth", ".pt", ".bin", ".safetensors"):
-        student = read_backbone(path, config)
+    file = epath.Path(path).expanduser()
+    if file.suffix in (".pth", ".pt", ".bin", ".safetensors"):
+        student = read_backbone(file, config)
         return Source(path, _flat(nnx.state(student)), student.config)
-    if not epath.Path(path).expanduser().exists():
+    if not file.exists():
         raise UserError(
             f"config.init_from={path!r} is missing: run the stage that makes it, or give a workdir, a checkpoint or a "
             "published .pth; --config.teachers.random=True tries the recipe out without"
         )
-    theirs, stage, model = checkpoints.load(path)
+    theirs, stage, model = checkpoints.load(file)
     if theirs.model.encoder.model:
         raise UserError(f"config.init_from={path!r} is a foundation model with heads: give a student's run")
     return Source(path, _flatten(model), builders.student_config(theirs, stage))
@@ -127,14 +128,21 @@ def adapt(source: Source, target: StudentConfig) -> Weights:
     A target without teachers takes the stem alone; aligners of the source that the target lacks are dropped.
 
     Raises:
-      UserError: the target has a teacher that the source did not learn from.
+      UserError: the target has a teacher that the source did not learn from: none of its name, or one of another width.
     """
-    theirs, mine = [name for name, _ in source.config.teachers], [name for name, _ in target.teachers]
+    theirs, mine = dict(source.config.teachers), dict(target.teachers)
     stem_only = not theirs or not mine
     missing = [name for name in mine if theirs and name not in theirs]
     if missing:
         raise UserError(f"{source.name} has no path for the teacher {missing[0]}: it learned from {', '.join(theirs)}")
-    order = [theirs.index(name) for name in mine] if not stem_only else []
+    for name in {} if stem_only else mine:
+        if theirs[name] != mine[name] or (name in target.aligners and name not in source.config.aligners):
+            raise UserError(
+                f"{source.name} learned from a teacher {name} that is {theirs[name]} wide, with"
+                f"{'' if name in source.config.aligners else 'out'} an aligner; here it is {mine[name]} wide, with"
+                f"{'' if name in target.aligners else 'out'}: give the start that was made with this recipe's teachers"
+            )
+    order = [list(theirs).index(name) for name in mine] if not stem_only else []
     weights = {}
     for path, value in source.weights.items():
         part = path[0]

@@ -30,7 +30,7 @@ def read_weights(path: epath.PathLike) -> dict[str, np.ndarray]:
     Raises:
       UserError: no such file, truncated, not a weight file, or a pickle that holds more than weights.
     """
-    path = epath.Path(path)
+    path = epath.Path(path).expanduser()
     if not path.exists():
         raise UserError(f"{path}: no such file; give the path of a weight file")
     if path.is_dir():

@@ -61,7 +61,7 @@ def import_student(config: ConfigDict, path: epath.PathLike, output: epath.PathL
     """
     if config.model.encoder.model:
         raise UserError("config.model.encoder is a foundation model: only students are imported")
-    output = epath.Path(output)
+    output = epath.Path(output).expanduser()
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} is not empty; give a new --output")
     weights = files.read_weights(path)
@@ -92,7 +92,7 @@ def export_student(checkpoint: epath.PathLike, output: epath.PathLike, *, merge:
     Raises:
       UserError: there is no checkpoint, the published code has no such student, or the file's ending is another.
     """
-    output = epath.Path(output)
+    output = epath.Path(output).expanduser()
     if output.suffix not in (".pth", ".safetensors"):
         raise UserError(f"{output}: the name must end in .pth or .safetensors")
     student = builders.load(checkpoint).student

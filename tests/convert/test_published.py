@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 import sys
 
@@ -26,6 +27,7 @@ from tests.convert.cases import (
     assert_same,
     images,
     save,
+    student_config,
     tiny_student,
     worst_error,
 )
@@ -69,6 +71,20 @@ def test_export_loads_into_the_published_naming(tiny, tmp_path):
     assert_same({key: value.numpy() for key, value in tensors.items()}, weights)
     assert_same(safetensors.numpy.load_file(written[1]), weights)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["sak.pth", "sak.safetensors"]
+
+
+def test_a_leading_tilde_is_the_home_folder(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    weights, _ = tiny
+    safetensors.numpy.save_file(weights, tmp_path / "sak.safetensors")
+    import_student(tiny_recipe(), "~/sak.safetensors", "~/run")
+    student = sak_jax.load("~/run").student
+    assert_same(pytorch_state(student), weights)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(student))  # Not sent anew at every call.
+    for start in ("~/run", "~/sak.safetensors"):
+        assert dict(handover.read(start, tiny_recipe()).config.teachers) == dict(student.config.teachers)
+    export_student("~/run", "~/back.safetensors")
+    assert (tmp_path / "back.safetensors").exists()
 
 
 def test_safetensors_come_and_go_without_pytorch(tiny, tmp_path, monkeypatch):
@@ -180,6 +196,26 @@ def test_a_stage_starts_from_a_published_file_of_either_stage(tmp_path, tasks):
         resize_positions(positions, (6, 6), (4, 4), prefix=1, antialias=False),
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "words"),
+    [
+        # A student of base teachers for large ones, one without aligners for a recipe that has them.
+        (
+            {"teachers": (("sam", 96),), "aligners": ()},
+            {"teachers": (("sam", 1024),)},
+            "sam that is 96.*here it is 1024",
+        ),
+        ({}, {"teachers": (("clip", 1024),), "aligners": ("clip",)}, "clip that is 768 wide.*here it is 1024"),
+        ({"aligners": ("clip", "sam")}, {}, "dinov2 .*without an aligner; here it is 768 wide, with:"),
+    ],
+)
+def test_a_start_that_learned_from_teachers_of_another_width_is_refused(source, target, words):
+    aligned = student_config("tiny", (32, 32), (), 768)
+    source, target = dataclasses.replace(aligned, **source), dataclasses.replace(aligned, **target)
+    with pytest.raises(UserError, match=f"runs/imagenet learned from a teacher {words}"):
+        handover.adapt(handover.Source("runs/imagenet", {}, source), target)
 
 
 def test_a_start_from_low_rank_weights_keeps_them_and_a_plain_one_has_none(tmp_path):

@@ -15,6 +15,8 @@ RUNTIME_KEYS = (
     "mesh",
     "data.root",
     "data.workers",
+    "distill.data.root",
+    "distill.data.workers",
     "teachers.dir",
     "compilation_cache",
     "boundary.workers",
@@ -97,11 +99,13 @@ def base() -> ConfigDict:
                 "root": "",
                 "workers": 0,  # Worker processes that read and transform; 0 is threads.
                 "on_error": "raise",  # Or "skip": leave out samples that can't be read, count and report them.
+                "resize": False,  # Shrink larger images (not those of rooms) to fit into image_size.
+                # Rooms and folder have keys of their own, see `sak_jax.data.create_source`.
             },
             "eval_batch_size": 16,
             "log_every": 10,
             "checkpoint": {"every": 100, "keep": 2},  # Steps; how many of the newest are kept (the best is kept too).
-            "mesh": {"data": -1, "fsdp": 1},  # Devices along each axis; -1 is all that are left.
+            "mesh": {"data": -1, "fsdp": 1},  # Devices along each axis; -1 is all that fsdp leaves.
             "compilation_cache": "~/.cache/sak_jax/xla",  # "" compiles afresh every time.
         }
     )
@@ -160,16 +164,19 @@ def check(config: ConfigDict, devices: int) -> None:
     Raises:
       UserError: names the key, its value and what would do.
     """
-    for key in ("batch_size", "eval_batch_size", "log_every", "model.down_ratio"):
+    for key in ("batch_size", "eval_batch_size", "log_every", "checkpoint.every", "model.down_ratio", "mesh.fsdp"):
         _require(_get(config, key) > 0, config, key, "must be positive")
     for key in (
         "distill.steps",
         "multitask.steps",
-        "checkpoint.every",
+        "multitask.alpha",
+        "multitask.eval_every",
         "checkpoint.keep",
         "data.workers",
         "boundary.workers",
         "distill.lr",
+        "multitask.lr",
+        "model.lora.rank",
     ):
         _require(_get(config, key) >= 0, config, key, "must not be negative")
     for key in ("batch_size", "eval_batch_size"):
@@ -196,6 +203,9 @@ def check(config: ConfigDict, devices: int) -> None:
     for key, allowed in choices.items():
         _require(_get(config, key) in allowed, config, key, f"must be one of {', '.join(allowed)}")
     _require(0 <= config.boundary.max_distance <= 1, config, "boundary.max_distance", "must be in 0..1")
+    _require(config.mesh.data == -1 or config.mesh.data > 0, config, "mesh.data", "must be positive, or -1")
+    maps = ("qkv", "proj", "fc1", "fc2")
+    _require(set(config.model.lora.targets) <= set(maps), config, "model.lora.targets", f"takes {', '.join(maps)}")
     _require(len(config.image_size) == 2, config, "image_size", "must be (height, width)")
     steps, warmup = config.distill.steps, config.distill.warmup_steps
     _require(steps + config.multitask.steps > 0, config, "multitask.steps", "or distill.steps must be set")

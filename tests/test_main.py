@@ -1,10 +1,13 @@
 """What a user sees of the command line: files of a run, and one clear line for a mistake."""
 
 import json
+import logging
 import os
+import subprocess
 
 import pytest
 
+from sak_jax import main, runner
 from tests import runs
 
 
@@ -17,6 +20,21 @@ def workdir(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert "depth/RMSE" in done.stdout and "Delta_m" in done.stdout
     return workdir
+
+
+@pytest.fixture
+def here(capsys, monkeypatch):
+    """Runs the command line in this process, in which JAX has started already."""
+    monkeypatch.setattr(runner, "start_jax", lambda config: None)
+    loggers = [logging.getLogger(name) for name in ("sak_jax", "absl")]
+    levels = [logger.level for logger in loggers]
+
+    def run(*arguments):
+        return subprocess.CompletedProcess(arguments, main.main(arguments), *capsys.readouterr())
+
+    yield run
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 def test_run_leaves_its_files(workdir):
@@ -70,14 +88,27 @@ def test_another_config_may_not_use_the_workdir(workdir):
         ("train", ["train", "--name=value"]),
     ],
 )
-def test_mistakes(argument, words, tmp_path):
-    assert_mistake(runs.run(f"--workdir={tmp_path / 'run'}", argument), *words)
+def test_mistakes(argument, words, tmp_path, here):
+    assert_mistake(here(f"--config={runs.TINY}", f"--workdir={tmp_path / 'run'}", argument), *words)
 
 
-def test_mistaken_recipe_arguments(tmp_path):
+def test_a_mistake_in_a_process_of_its_own():
     assert_mistake(runs.run(config="configs/nowhere.py"), "nowhere.py")
-    assert_mistake(runs.run(f"--workdir={tmp_path}", config=f"{runs.TINY}:stem=base"), "stem=base", "method")
-    assert_mistake(runs.run(f"--workdir={tmp_path}", config=f"{runs.TINY}:method=single-sal"), "single-semseg")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "workdir"),
+    [
+        (["--config=configs/nyud.py:stem=small"], "runs/nyud"),
+        (["--config", "configs/nyud.py"], "runs/nyud"),
+        (["--config=configs/nyud.py", "--config=configs/rooms.py"], "runs/rooms"),
+        (["--config=configs/rooms.py", "--workdir", "~/there"], os.path.expanduser("~/there")),
+    ],
+)
+def test_where_a_run_lies(arguments, workdir, here, monkeypatch):
+    seen = []
+    monkeypatch.setattr(runner, "run", lambda config, workdir, *rest: seen.append(str(workdir)))
+    assert here(*arguments).returncode == 0 and seen == [workdir]
 
 
 def test_batch_that_the_devices_cannot_share(tmp_path):

@@ -27,7 +27,6 @@ def get_config(text: str = ""):
     config.data.name = "folder"
     config.data.resize = True  # Larger photographs are shrunk to image_size before the transforms.
     config.data.encodings = {"depth": "millimetres"}  # 16-bit PNG, 0 where nothing was measured.
-    config.data.classes = {"semseg": 5}  # A class beyond them is an error that names the file; 255 is not counted.
     for split in ("train", "val"):
         config.data[split] = {
             "images": f"{split}/images/*.jpg",

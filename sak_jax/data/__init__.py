@@ -60,8 +60,7 @@ def _folder(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -
 
     if split not in data:
         raise UserError(f"data.{split} is missing: for data.name='folder' it holds the patterns of images and labels")
-    encodings, classes = data.get("encodings", {}), data.get("classes", {})
-    return Folder(_root(data), data[split], tasks, encodings, classes, **_options(data, image_size))
+    return Folder(_root(data), data[split], tasks, data.get("encodings", {}), **_options(data, image_size))
 
 
 def _nyud(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:

@@ -1,7 +1,7 @@
 """A data set of one's own: a folder of images and, for any subset of the tasks, a folder of labels.
 
     config.data = dict(
-        name="folder", root="my_photos", encodings=dict(depth="millimetres"), classes=dict(semseg=5),
+        name="folder", root="my_photos", encodings=dict(depth="millimetres"),
         train=dict(images="train/*.jpg", semseg="train_labels/{id}.png", depth="train_depth/{id}.png"),
         val=dict(images="val/*.jpg", semseg="val_labels/{id}.png", depth="val_depth/{id}.png"),
     )
@@ -39,7 +39,6 @@ class Folder(FileSource):
       patterns: `images`, a glob pattern, and by task the path of the labels with `{id}` in it.
       tasks: labels wanted.
       encodings: by task, where not as in `ENCODINGS`.
-      classes: by task, the number of classes; labels beyond are an error.
       on_error: "raise", or "skip" damaged samples.
       fit: shrink to fit into this height and width.
 
@@ -53,13 +52,11 @@ class Folder(FileSource):
         patterns: Mapping[str, str],
         tasks: tuple[str, ...] = (),
         encodings: Mapping[str, str] | None = None,
-        classes: Mapping[str, int] | None = None,
         on_error: str = "raise",
         fit: tuple[int, int] | None = None,
     ):
         self._root = find_root(root, "the folder of images", "your own disk", None)
         self._encodings = {task: (encodings or {}).get(task, ENCODINGS.get(task, "index")) for task in tasks}
-        self._classes = dict(classes or {})
         self._labels = {}
         for task, encoding in self._encodings.items():
             if encoding not in _DECODERS:
@@ -83,15 +80,9 @@ class Folder(FileSource):
         sample = {}
         for key, path in self.paths(self.ids[index]).items():
             content, name = files.read_bytes(path), str(path)
-            sample[key] = files.decode_image(content, name) if key == "image" else self._decode(key, content, name)
+            decode = files.decode_image if key == "image" else _DECODERS[self._encodings[key]]
+            sample[key] = decode(content, name)
         return sample
-
-    def _decode(self, task: str, content: bytes, name: str) -> np.ndarray:
-        encoding = self._encodings[task]
-        label = _DECODERS[encoding](content, name)
-        if encoding.startswith("index") and task in self._classes:
-            files.check_range(label, self._classes[task], name)
-        return label
 
 
 def _index_from_1(content: bytes, name: str) -> np.ndarray:

@@ -38,7 +38,45 @@ __all__ = [
 Sample = Mapping[str, object]
 Transform = Callable[[Sample, np.random.Generator], dict]
 
-_DEPTH_LOSSES, _NORMALS_LOSSES = ("l1",), ("normals_l1",)
+_ENCODINGS = {"depth": "metres, millimetres or fraction", "normals": "rgb_normals"}
+"""What `data.encodings` may say of labels that are no classes, by kind."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Label:
+    """How a task's labels are treated.
+
+    Attributes:
+      name: of the task.
+      kind: `depth`, `normals`, `human_parts` or `plain`.
+      classes: labels from this to 254 are a mistake; 0: they are no classes.
+    """
+
+    name: str
+    kind: str
+    classes: int
+
+    def of(self, sample: Sample) -> np.ndarray:
+        """The task's labels in a sample; raises UserError where there are none, or of another kind."""
+        if self.name not in sample:
+            known = ", ".join(key for key in sample if key not in ("image", "id", "skipped")) or "none"
+            raise UserError(
+                f"sample {sample.get('id', '')!r} has no labels for task {self.name!r} (it has {known}): "
+                "leave the task out of the config's tasks"
+            )
+        label = sample[self.name]
+        if self.kind in _ENCODINGS and label.dtype != np.float32:
+            raise UserError(
+                f"the labels of task {self.name!r} are {label.dtype}, and its loss measures {self.kind}: "
+                f"set data.encodings.{self.name} to {_ENCODINGS[self.kind]}"
+            )
+        if self.classes and label.dtype == np.uint8 and cv2.countNonZero(cv2.inRange(label, self.classes, IGNORE - 1)):
+            unknown = label[(label >= self.classes) & (label != IGNORE)].max()
+            raise UserError(
+                f"sample {sample.get('id', '')!r} has the label {unknown} of task {self.name!r}, whose channels are "
+                f"for 0..{self.classes - 1}; 255 is void: set config.tasks.{self.name}.channels, or mend the labels"
+            )
+        return label
 
 
 def multitask_transform(
@@ -65,7 +103,7 @@ def multitask_transform(
     Returns:
       A picklable function of (sample, generator).
     """
-    return _Multitask(tuple(size), _kinds(tasks), tuple(scale_range), float(max_class_ratio), flip, photometric)
+    return _Multitask(tuple(size), _labels(tasks), tuple(scale_range), float(max_class_ratio), flip, photometric)
 
 
 def evaluation_transform(size: tuple[int, int], tasks: Iterable[str | Task]) -> Transform:
@@ -74,7 +112,7 @@ def evaluation_transform(size: tuple[int, int], tasks: Iterable[str | Task]) -> 
     Adds `size`, int32 [2], the height and width before padding. What is returned raises UserError for an image that is
     larger than `size`.
     """
-    return _Evaluation(tuple(size), _kinds(tasks))
+    return _Evaluation(tuple(size), _labels(tasks))
 
 
 def distill_transform(
@@ -95,26 +133,19 @@ def distill_transform(
     return _Distill(tuple(size), tuple(scale_range), tuple(ratio_range), flip)
 
 
-def _kinds(tasks: Iterable[str | Task]) -> tuple[tuple[str, str], ...]:
-    """How each task's labels are treated: ("depth" | "normals" | "human_parts" | "plain")."""
-    kinds = []
-    for task in tasks:
-        name = task.name if isinstance(task, Task) else task
-        task = TASKS.get(task) if isinstance(task, str) else task
+def _labels(tasks: Iterable[str | Task]) -> tuple[_Label, ...]:
+    labels = []
+    for name, task in ((task.name, task) if isinstance(task, Task) else (task, TASKS.get(task)) for task in tasks):
         loss = task.loss if task else ""
-        if loss in _NORMALS_LOSSES:
-            kinds.append((name, "normals"))
-        elif loss in _DEPTH_LOSSES:
-            kinds.append((name, "depth"))
-        else:
-            kinds.append((name, "human_parts" if name == "human_parts" else "plain"))
-    return tuple(kinds)
+        kind = {"l1": "depth", "normals_l1": "normals"}.get(loss, "human_parts" if name == "human_parts" else "plain")
+        labels.append(_Label(name, kind, task.channels if loss.endswith("cross_entropy") else 0))
+    return tuple(labels)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Multitask:
     size: tuple[int, int]
-    kinds: tuple[tuple[str, str], ...]
+    labels: tuple[_Label, ...]
     scale_range: tuple[float, float]
     max_class_ratio: float
     flip: bool
@@ -128,7 +159,8 @@ class _Multitask:
         scaled = max(1, int(height * scale)), max(1, int(width * scale))
         rows, columns = nearest_indices(height, scaled[0]), nearest_indices(width, scaled[1])
 
-        semseg = sample.get("semseg") if self.max_class_ratio < 1 and ("semseg", "plain") in self.kinds else None
+        ruled = self.max_class_ratio < 1 and any(task.name == "semseg" and task.kind == "plain" for task in self.labels)
+        semseg = sample.get("semseg") if ruled else None
         top, left = self._crop(semseg, rows, columns, rng)
         rows, columns = rows[top : top + self.size[0]], columns[left : left + self.size[1]]
         flipped = self.flip and rng.random() < 0.5
@@ -142,13 +174,13 @@ class _Multitask:
         result = {"image": pad(normalise(image, table), self.size, 0)}
 
         columns = columns[::-1] if flipped else columns
-        for name, kind in self.kinds:
-            label = gather(_label(sample, name), rows, columns)
-            if kind == "depth":
+        for task in self.labels:
+            label = gather(task.of(sample), rows, columns)
+            if task.kind == "depth":
                 label /= np.float32(scale)
-            elif kind == "normals" and flipped:
+            elif task.kind == "normals" and flipped:
                 label[..., 0] *= -1
-            result[name] = pad(ignore_regions(label, kind), self.size, IGNORE)
+            result[task.name] = pad(ignore_regions(label, task.kind), self.size, IGNORE)
         return _carry(sample, result)
 
     def _crop(self, semseg, rows, columns, rng) -> tuple[int, int]:
@@ -173,7 +205,7 @@ class _Multitask:
 @dataclasses.dataclass(frozen=True)
 class _Evaluation:
     size: tuple[int, int]
-    kinds: tuple[tuple[str, str], ...]
+    labels: tuple[_Label, ...]
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> dict:
         del rng
@@ -184,8 +216,8 @@ class _Evaluation:
                 "pads and does not shrink; set image_size to the largest image, or data.resize=True"
             )
         result = {"image": pad(normalise(sample["image"]), self.size, 0)}
-        for name, kind in self.kinds:
-            result[name] = pad(ignore_regions(_label(sample, name).copy(), kind), self.size, IGNORE)
+        for task in self.labels:
+            result[task.name] = pad(ignore_regions(task.of(sample).copy(), task.kind), self.size, IGNORE)
         result["size"] = np.array([height, width], np.int32)
         return _carry(sample, result)
 
@@ -204,16 +236,6 @@ class _Distill:
         if self.flip and rng.random() < 0.5:
             image = cv2.flip(image, 1)
         return _carry(sample, {"image": normalise(image)})
-
-
-def _label(sample: Sample, name: str) -> np.ndarray:
-    if name not in sample:
-        known = ", ".join(key for key in sample if key not in ("image", "id", "skipped")) or "none"
-        raise UserError(
-            f"sample {sample.get('id', '')!r} has no labels for task {name!r} (it has {known}): "
-            "leave the task out of the config's tasks"
-        )
-    return sample[name]
 
 
 def _carry(sample: Sample, result: dict) -> dict:

@@ -4,6 +4,8 @@ import pytest
 
 from sak_jax.data import create_source
 from sak_jax.data.folder import Folder
+from sak_jax.data.tasks import select
+from sak_jax.data.transforms import evaluation_transform, multitask_transform
 from sak_jax.errors import UserError
 
 SIZE = (20, 30)
@@ -65,6 +67,25 @@ def test_every_encoding(root):
         assert sample[task].dtype == np.float32
 
 
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"semseg": {"channels": 3}}, "sample 'a' has the label 3 of task 'semseg'.* for 0..2; .*tasks.semseg.channels"),
+        (
+            {"height": {"channels": 1, "loss": "l1", "weight": 1.0, "metric": "RMSE"}},
+            "labels of task 'height' are uint8.*data.encodings.height to metres, millimetres",
+        ),
+    ],
+)
+def test_labels_that_do_not_go_with_the_task_are_refused(root, task, message):
+    tasks = select(task)
+    name = tasks[0].name
+    source = Folder(root, {"images": "photos/*.jpg", name: "classes/{id}_l.png"}, (name,))
+    for transform in (multitask_transform(SIZE, tasks, scale_range=(1, 1)), evaluation_transform(SIZE, tasks)):
+        with pytest.raises(UserError, match=message):
+            transform(source[0], np.random.default_rng(0))
+
+
 def test_images_alone_serve_stage_1(root):
     assert set(Folder(root, {"images": "photos/*.jpg"})[0]) == {"id", "image"}
 
@@ -86,9 +107,6 @@ def test_mistakes_are_named(root):
         Folder(root, patterns, ("semseg",), {"semseg": "rgb"})
     with pytest.raises(UserError, match=r"no images match .*\.png"):
         Folder(root, {"images": "photos/*.png"})
-    with pytest.raises(UserError, match=r"classes/._l\.png: label \d is unknown, there are the classes 0..1"):
-        source = Folder(root, patterns, ("semseg",), classes={"semseg": 2})
-        source[0]
     with pytest.raises(UserError, match="data.train is missing"):
         create_source({"name": "folder", "root": root}, "train", (), SIZE)
     with pytest.raises(UserError, match="data.name='mine' is unknown; the data sets are rooms"):

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import functools
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +69,11 @@ def recipe(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}: options are written --name=value")
     return values.config
+
+
+def recipe_name(path: str) -> str:
+    """`NAME` of `configs/NAME.py:key=value`."""
+    return os.path.splitext(os.path.basename(path.split(":")[0]))[0]
 
 
 def _check_keys(config: Mapping, overrides: Sequence[str]) -> None:

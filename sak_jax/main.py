@@ -1,7 +1,6 @@
 """The command line: `python -m sak_jax.main --config=configs/rooms.py [--workdir=DIR] [--mode=train|evaluate]`."""
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -22,8 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdir", metavar="DIR", help="where the run lies (default: runs/NAME)")
     parser.add_argument("--mode", default="train", choices=("train", "evaluate"), help="evaluate: do that only")
     options, config = parser.parse_recipe(argv)
-    name = os.path.splitext(os.path.basename(options.config.split(":")[0]))[0]
-    workdir = epath.Path(options.workdir or os.path.join("runs", name)).expanduser()
+    workdir = epath.Path(options.workdir or f"runs/{command_line.recipe_name(options.config)}").expanduser()
     files.check_remote(workdir, config.init_from, config.teachers.dir)
     from sak_jax import runner  # After parsing: a mistyped flag is told before JAX is imported.
 

@@ -1,53 +1,52 @@
-"""Measure a recipe's training steps: compile seconds, step time, images/s, peak memory.
+"""Measure a recipe's training steps: compile seconds, step time, images/s, FLOPs, MFU, peak memory.
 
     python tools/benchmark.py --config=configs/rooms.py [--steps=20] [--output=FILE.json] [--config.KEY=VALUE ..]
 
 Runs each stage's jitted step on random images and labels of the recipe's shapes, so that no data is read. With
-`--config.teachers.random=True` it needs no weights either.
+`--config.teachers.random=True` it needs no weights either. FLOPs are those of the matrix products and convolutions of
+one step over all devices, teachers and recomputation (`model.remat`) included; MFU is their share of the devices'
+bfloat16 peak, where that is known.
 """
 
 import json
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import jax
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
 
-from sak_jax import files, sharding, train
+from sak_jax import command_line, files, flops, sharding, train
 from sak_jax.config import check
-from sak_jax.errors import UserError
-
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/rooms.py", "The recipe.")
-_STEPS = flags.DEFINE_integer("steps", 20, "Steps that are timed.")
-_OUTPUT = flags.DEFINE_string("output", None, "Where to write the figures as JSON.")
 
 
-def main(_) -> None:
+@command_line.exit_status
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints a line a stage."""
-    config = _CONFIG.value
-    try:
-        check(config, jax.device_count())
-        figures = {stage.name: measure(config, stage) for stage in train.STAGES if config[stage.name].steps}
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    parser = command_line.Parser(__doc__)
+    parser.add_argument("--steps", type=int, default=20, help="steps that are timed (default %(default)s)")
+    parser.add_argument("--output", metavar="FILE.json", help="where to write the figures")
+    options, config = parser.parse_recipe(argv)
+    if options.steps < 1:
+        parser.error(f"--steps={options.steps} must be 1 or more")
+    check(config, jax.device_count())
+    figures = {stage.name: measure(config, stage, options.steps) for stage in train.STAGES if config[stage.name].steps}
     device = jax.devices()[0]
     print(f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}, batch {config.batch_size}")
     for name, row in figures.items():
         print(name + ": " + ", ".join(f"{key} {value:.4g}" for key, value in row.items()))
-    if _OUTPUT.value:
-        files.write_text(_OUTPUT.value, json.dumps(figures, indent=2) + "\n")
+    if options.output:
+        files.write_text(options.output, json.dumps(figures, indent=2) + "\n")
 
 
-def measure(config, stage: train.Stage) -> dict[str, float]:
-    """A stage's figures on random data."""
+def measure(config, stage: train.Stage, steps: int) -> dict[str, float]:
+    """A stage's figures on random data, over so many steps."""
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     objective, committee, state = train.prepare(config, stage, mesh)
     batch = sharding.put_batch(random_batch(config, objective.tasks), mesh)
     step = jax.jit(partial(stage.step, objective), donate_argnums=0)
+    work = flops.count(step, state, committee, batch)  # XLA's own count takes a loop for one round.
     started = time.perf_counter()
     compiled = step.lower(state, committee, batch).compile()
     compile_seconds = time.perf_counter() - started
@@ -55,18 +54,22 @@ def measure(config, stage: train.Stage) -> dict[str, float]:
         state, _ = compiled(state, committee, batch)
     jax.block_until_ready(state)
     started = time.perf_counter()
-    for _ in range(_STEPS.value):
+    for _ in range(steps):
         state, _ = compiled(state, committee, batch)
     jax.block_until_ready(state)
-    seconds = (time.perf_counter() - started) / _STEPS.value
+    seconds = (time.perf_counter() - started) / steps
     memory = compiled.memory_analysis()
     program = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
     figures = {
         "compile_seconds": compile_seconds,
         "step_milliseconds": 1e3 * seconds,
         "images_per_second": config.batch_size / seconds,
+        "gigaflops": work / 1e9,
         "program_gigabytes": program / 2**30,
     }
+    peak = flops.PEAKS.get(jax.devices()[0].device_kind)
+    if peak:
+        figures["mfu"] = work / (seconds * jax.device_count() * peak)
     statistics = jax.devices()[0].memory_stats()
     if statistics and "peak_bytes_in_use" in statistics:
         figures["peak_gigabytes"] = statistics["peak_bytes_in_use"] / 2**30
@@ -90,4 +93,4 @@ def random_batch(config, tasks) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main())

@@ -20,8 +20,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from sak_jax import command_line
 from sak_jax.data import create_source, files, prepare, rooms_layouts, transforms
-from sak_jax.errors import UserError
 
 TASKS = {
     "nyud": ("semseg", "depth", "normals", "edge"),
@@ -123,29 +123,25 @@ def recipes(flags: argparse.Namespace, folder: epath.Path) -> Iterator[tuple[str
             yield "folder", {"name": "folder", "root": root, "train": {"images": "JPEGImages/*.jpg"}}
 
 
-def main() -> int:
-    """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@command_line.exit_status
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = command_line.Parser(__doc__)
     parser.add_argument("--data", choices=("nyud", "pascal_context", "imagenet"), help="default: all")
     parser.add_argument("--root", help="the folder of original files (default: rooms, written to a temporary folder)")
     parser.add_argument("--samples", type=int, default=40)
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
     if flags.root and not flags.data:
         parser.error("--root needs --data")
     cv2.setNumThreads(1)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            lines = [
-                measure(name, data, flags.samples, prepare_too=not flags.root)
-                for name, data in recipes(flags, epath.Path(folder))
-            ]
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        lines = [
+            measure(name, data, flags.samples, prepare_too=not flags.root)
+            for name, data in recipes(flags, epath.Path(folder))
+        ]
     columns = "kB/image  decoding   loading  prepared  transforms  samples/s/core  transforms/decoding"
     print(f"{'milliseconds a sample':26} {columns}")
     print("\n".join(lines))
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,40 +10,50 @@ Runs, each in its own workdir under the output (a finished one is not run again)
   no-router    stage 2 with the plain sum of all experts, from the same stage 1 as `sak`
 """
 
-import argparse
-import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from sak_jax.config import selected_tasks
-from sak_jax.data.tasks import Task
+from sak_jax import command_line
+from sak_jax.config import check_workdir, selected_tasks
+from sak_jax.errors import UserError
 from sak_jax.metrics.delta_m import delta_m
 
 METHODS = ("single-task", "multitask", "no-router", "sak")
 
 
-def main() -> int:
+@command_line.exit_status
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs what is missing, then prints the table and writes `comparison.json`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="configs/rooms.py")
+    parser = command_line.Parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--output", type=Path, default=Path("runs/compare"))
-    options, overrides = parser.parse_known_args()
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/compare/NAME")
+    options, config = parser.parse_recipe(argv)
+    output = options.output or Path("runs/compare") / command_line.recipe_name(options.config)
+    tasks = selected_tasks(config)
+
+    def plan(seed: int, name: str, method: str, *extra: str) -> tuple[Path, list[str]]:
+        """A run's workdir, and what `sak_jax.main` is to be told; nothing where the run has finished."""
+        workdir = output / f"{name}-{seed}"
+        recipe = f"{options.config}{',' if ':' in options.config else ':'}method={method}"
+        overrides = [*options.overrides, f"--config.seed={seed}", *extra]
+        if (workdir / "results.json").exists():
+            check_workdir(command_line.recipe(recipe, overrides), workdir)
+            return workdir, []
+        return workdir, [f"--config={recipe}", f"--workdir={workdir}", *overrides]
 
     def train(seed: int, name: str, method: str, *extra: str) -> dict[str, float]:
         """One run's scores; trains only if it has not finished."""
-        workdir = options.output / f"{name}-{seed}"
-        if not (workdir / "results.json").exists():
-            separator = "," if ":" in options.config else ":"
-            command = [sys.executable, "-m", "sak_jax.main", f"--config={options.config}{separator}method={method}"]
-            command += [f"--workdir={workdir}", f"--config.seed={seed}", *extra, *overrides]
+        workdir, arguments = plan(seed, name, method, *extra)
+        if arguments:
+            command = [sys.executable, "-m", "sak_jax.main", *arguments]
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             if done.returncode:
                 raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}")
@@ -52,13 +62,15 @@ def main() -> int:
     def distilled(seed: int) -> dict[str, dict]:
         """`sak`, and `no-router` from its first stage."""
         scores = train(seed, "sak", "sak")
-        first_stage = options.output / f"sak-{seed}" / "checkpoints" / "distill"
+        first_stage = output / f"sak-{seed}" / "checkpoints" / "distill"
         newest = max(int(step.name) for step in first_stage.iterdir() if step.name.isdigit())
         start = (f"--config.init_from={first_stage / str(newest)}", "--config.distill.steps=0")
         return {"sak": scores, "no-router": train(seed, "no-router", "sak", *start, "--config.model.router=none")}
 
-    jobs, tasks = [], _tasks(options.config)
+    jobs = []
     for seed in range(options.seeds):
+        for method in ("sak", "multitask", *(f"single-{task.name}" for task in tasks)):
+            plan(seed, method, method)  # Another recipe's run is told before the first one starts.
         jobs.append((seed, lambda seed=seed: distilled(seed)))
         jobs.append((seed, lambda seed=seed: {"multitask": train(seed, "multitask", "multitask")}))
         for task in tasks:
@@ -70,21 +82,18 @@ def main() -> int:
         for seed, results in tqdm(done, total=len(jobs), desc="runs", disable=None):
             for name, values in results.items():
                 scores[name][seed] |= values
-    _report(scores, [f"{task.name}/{task.metric}" for task in tasks], options.output)
-    return 0
-
-
-def _tasks(config: str) -> tuple[Task, ...]:
-    """The recipe's tasks, in its order."""
-    path = config.split(":")[0]
-    specification = importlib.util.spec_from_file_location("recipe", path)
-    recipe = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(recipe)
-    return selected_tasks(recipe.get_config())
+    _report(scores, [f"{task.name}/{task.metric}" for task in tasks], output)
 
 
 def _report(scores: dict[str, list[dict]], keys: list[str], output: Path) -> None:
     """Prints the table of means over seeds, and writes it beside the single runs' scores."""
+    for name, rows in scores.items():
+        for seed, row in enumerate(rows):
+            missing = [key for key in keys if row.get(key) is None]
+            if missing:
+                raise UserError(
+                    f"{output}: {name} with seed {seed} has no score {missing[0]}: nothing valid to compare"
+                )
     baselines = {key: float(np.mean([row[key] for row in scores["single-task"]])) for key in keys}
     table = {}
     for name, rows in scores.items():

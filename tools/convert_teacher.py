@@ -7,33 +7,23 @@ NAME.safetensors and NAME.json, which says what it is; give the folder to a reci
 the environment variable SAK_JAX_TEACHERS.
 """
 
-import argparse
 import sys
+from collections.abc import Sequence
 
-from sak_jax.errors import UserError
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(f"{message} (--help lists the flags)")
+from sak_jax import command_line
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+@command_line.exit_status
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = command_line.Parser(__doc__)
     parser.add_argument("name", metavar="NAME", help="the teacher, as docs/teachers.md calls it")
     parser.add_argument("--input", metavar="FILE", help="a local .safetensors, .bin, .pth, .pt or .npz file")
     parser.add_argument("--output", metavar="DIR", required=True, help="folder of converted weights")
-    try:
-        arguments = parser.parse_args(argv)
-        from sak_jax.convert.teachers import convert_teacher  # After parsing: a mistyped flag is told at once.
+    arguments = parser.parse_args(argv)
+    from sak_jax.convert.teachers import convert_teacher  # After parsing: a mistyped flag is told at once.
 
-        written = convert_teacher(arguments.name, arguments.output, arguments.input)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(f"wrote {written}")
-    return 0
+    print(f"wrote {convert_teacher(arguments.name, arguments.output, arguments.input)}")
 
 
 if __name__ == "__main__":

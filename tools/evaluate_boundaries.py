@@ -15,25 +15,22 @@ import struct
 import sys
 import time
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
+from sak_jax import command_line
 from sak_jax.errors import UserError
 from sak_jax.metrics import boundary
 
 _UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(f"{message} (--help lists the flags)")
-
-
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = command_line.Parser(__doc__)
     parser.add_argument("--predictions", required=True, metavar="DIR", help="folder of {id}.png, 0..255 for 0..1")
     parser.add_argument("--labels", required=True, metavar="DIR", help="folder of {id}.png or {id}.npy")
     parser.add_argument(
@@ -164,7 +161,7 @@ def _write(path: epath.Path, content: dict) -> None:
         raise UserError(f"--output={path} cannot be written ({error.strerror or error})") from error
 
 
-def run(argv: list[str] | None) -> None:
+def run(argv: Sequence[str] | None = None) -> None:
     """Evaluates, prints the scores and writes `--output`; `UserError` for whatever the user can mend."""
     arguments = _arguments(argv)
     output = epath.Path(arguments.output) if arguments.output else None
@@ -198,8 +195,4 @@ def run(argv: list[str] | None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        run(None)
-    except UserError as error:
-        print(f"evaluate_boundaries: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(command_line.exit_status(run)())

@@ -5,28 +5,24 @@
 DIR is a workdir or one checkpoint in it. `--output=sak.safetensors` writes that file alone and needs no PyTorch.
 """
 
-import argparse
 import sys
+from collections.abc import Sequence
 
-from sak_jax.errors import UserError
+from sak_jax import command_line
 
 
-def main() -> int:
-    """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@command_line.exit_status
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = command_line.Parser(__doc__)
     parser.add_argument("--checkpoint", required=True, help="a workdir or one checkpoint in it")
     parser.add_argument("--output", required=True, help=".pth (writes .safetensors beside it) or .safetensors")
     parser.add_argument("--merge_lora", action="store_true", help="add low-rank updates into the kernels")
-    options = parser.parse_args()
-    from sak_jax.convert import published
+    options = parser.parse_args(argv)
+    from sak_jax.convert import published  # After parsing: a mistyped flag is told before JAX is imported.
 
-    try:
-        written = published.export_student(options.checkpoint, options.output, merge=options.merge_lora)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    written = published.export_student(options.checkpoint, options.output, merge=options.merge_lora)
     print(f"wrote {' and '.join(map(str, written))}")
-    return 0
 
 
 if __name__ == "__main__":

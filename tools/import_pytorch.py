@@ -8,39 +8,23 @@ and `.alpha`; `--merge_lora` adds them into the kernels.
 """
 
 import sys
+from collections.abc import Sequence
 
-from absl import flags
-from ml_collections import config_flags
-
-from sak_jax.errors import UserError
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe.")
-_INPUT = flags.DEFINE_string("input", None, "The published checkpoint, .pth or .safetensors.")
-_OUTPUT = flags.DEFINE_string("output", None, "A new folder.")
-_MERGE = flags.DEFINE_bool("merge_lora", False, "Add low-rank updates into the kernels.")
+from sak_jax import command_line
 
 
-def main() -> int:
-    """Runs the command line; returns the exit status."""
-    try:
-        try:
-            rest = flags.FLAGS(sys.argv)
-            config = _CONFIG.value
-        except (AttributeError, KeyError, TypeError, ValueError, OSError, flags.Error) as error:
-            raise UserError(f"{error}") from error
-        if len(rest) > 1:
-            raise UserError(f"unexpected argument {rest[1]!r}: options are written --name=value")
-        for name in ("config", "input", "output"):
-            if flags.FLAGS[name].value is None:
-                raise UserError(f"--{name} is missing; see --help")
-        from sak_jax.convert import published  # After parsing: a mistyped flag is told before JAX is imported.
+@command_line.exit_status
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = command_line.Parser(__doc__)
+    parser.add_argument("--input", metavar="FILE", required=True, help="published checkpoint, .pth or .safetensors")
+    parser.add_argument("--output", metavar="DIR", required=True, help="a new folder")
+    parser.add_argument("--merge_lora", action="store_true", help="add low-rank updates into the kernels")
+    options, config = parser.parse_recipe(argv)
+    from sak_jax.convert import published  # After parsing: a mistyped flag is told before JAX is imported.
 
-        stage = published.import_student(config, _INPUT.value, _OUTPUT.value, merge=_MERGE.value)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(f"wrote the {stage} student of {_INPUT.value} to {_OUTPUT.value}")
-    return 0
+    stage = published.import_student(config, options.input, options.output, merge=options.merge_lora)
+    print(f"wrote the {stage} student of {options.input} to {options.output}")
 
 
 if __name__ == "__main__":

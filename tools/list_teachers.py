@@ -6,15 +6,14 @@ Parameters are those the features need (no heads, no text towers). GFLOPs count 
 one image of that size as the committee feeds it (SAM: padded to 1024 x 1024).
 """
 
-import argparse
 import sys
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sak_jax import flops
-from sak_jax.errors import UserError
+from sak_jax import command_line, flops
 from sak_jax.teachers import zoo
 
 FULL_SIZE = {
@@ -44,20 +43,18 @@ def row(name: str, size: tuple[int, int]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@command_line.exit_status
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = command_line.Parser(__doc__)
     parser.add_argument("--image_size", default="448,576", metavar="HEIGHT,WIDTH")
-    size = tuple(int(side) for side in parser.parse_args(argv).image_size.split(","))
+    sides = parser.parse_args(argv).image_size.split(",")
+    if len(sides) != 2 or not all(side.isdigit() for side in sides):
+        parser.error(f"--image_size={','.join(sides)} is not HEIGHT,WIDTH")
     print("| teacher | parameters, M | GFLOPs | width | weights | licence | verified |")
     print("|---|---|---|---|---|---|---|")
-    try:
-        for name in zoo.TEACHERS:
-            print(row(name, size), flush=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    for name in zoo.TEACHERS:
+        print(row(name, (int(sides[0]), int(sides[1]))), flush=True)
 
 
 if __name__ == "__main__":

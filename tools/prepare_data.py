@@ -5,16 +5,17 @@ python tools/prepare_data.py nyud|pascal_context|imagenet --source=DIR --output=
 Then train with --config.data.root=DIR. Run again after an interruption it continues.
 """
 
-import argparse
 import sys
+from collections.abc import Sequence
 
+from sak_jax import command_line
 from sak_jax.data import prepare
-from sak_jax.errors import UserError
 
 
-def main() -> int:
-    """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@command_line.exit_status
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = command_line.Parser(__doc__)
     parser.add_argument("dataset", choices=prepare.BUILDERS)
     parser.add_argument("--source", required=True, help="the folder of the original files")
     parser.add_argument("--output", required=True, help="the folder to write to, local or gs://")
@@ -23,19 +24,14 @@ def main() -> int:
         "--on_error", choices=("raise", "skip"), default="raise", help="skip: leave damaged samples out"
     )
     parser.add_argument("--samples_per_shard", type=int, default=0, help="default: shards of some 150 MB")
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
     splits = tuple(flags.splits.split(",")) if flags.splits else ()
-    try:
-        counts, problems = prepare.prepare(
-            flags.dataset, flags.source, flags.output, splits, flags.on_error, flags.samples_per_shard
-        )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    counts, problems = prepare.prepare(
+        flags.dataset, flags.source, flags.output, splits, flags.on_error, flags.samples_per_shard
+    )
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"wrote {', '.join(f'{count} {split}' for split, count in counts.items())} samples to {flags.output}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,13 +6,15 @@ Fitted on 256 scenes of the training split that no teacher was trained on, score
 stem, the teachers, the teachers side by side, and the same architectures untrained.
 """
 
-import argparse
+import sys
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from sak_jax import command_line
 from sak_jax.data.rooms import CLASSES, Rooms
 from sak_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from sak_jax.models.vit import ViT
@@ -72,13 +74,14 @@ def probe(train: np.ndarray, test: np.ndarray, truth: dict, held: dict, penalty:
     }
 
 
-def main() -> None:
+@command_line.exit_status
+def main(argv: Sequence[str] | None = None) -> None:
     """Probe all networks; print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.Parser(__doc__)
     parser.add_argument("--train", type=int, default=256)
     parser.add_argument("--test", type=int, default=64)
     parser.add_argument("--penalty", type=float, default=100.0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     source = Rooms("train", args.train + args.test, rooms.IMAGE_SIZE)
     samples = [source[k] for k in range(len(source))]
     images = np.stack([(s["image"] / np.float32(255) - IMAGENET_MEAN) / IMAGENET_STD for s in samples])
@@ -102,4 +105,4 @@ def main() -> None:
 if __name__ == "__main__":
     nnx.set_graph_mode(False)
     nnx.set_graph_updates(False)
-    main()
+    sys.exit(main())

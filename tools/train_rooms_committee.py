@@ -22,6 +22,7 @@ import shlex
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from flax import nnx
 from rooms_pretexts import PRETEXTS, Pretext
 from tqdm import tqdm
 
+from sak_jax import command_line
 from sak_jax.data.rooms import Rooms
 from sak_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from sak_jax.teachers import rooms
@@ -157,9 +159,10 @@ def evaluate(model: Pretext, scenes: dict) -> dict:
     return scores
 
 
-def main() -> None:
+@command_line.exit_status
+def main(argv: Sequence[str] | None = None) -> None:
     """Train, evaluate, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.Parser(__doc__)
     parser.add_argument("name", choices=list(PRETEXTS))
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch_size", type=int, default=32)
@@ -170,7 +173,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "rooms_cache.npz")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.steps = args.steps or DEFAULT_STEPS[args.name]
     output = args.output or rooms.weights_path(args.name)
 
@@ -190,4 +193,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

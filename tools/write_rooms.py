@@ -3,11 +3,11 @@
 python tools/write_rooms.py nyud|pascal_context --output=DIR [--train=20 --val=10 --height=425 --width=560 --seed=0]
 """
 
-import argparse
 import sys
+from collections.abc import Sequence
 
+from sak_jax import command_line
 from sak_jax.data import rooms_layouts
-from sak_jax.errors import UserError
 
 LAYOUTS = {
     "nyud": (rooms_layouts.write_nyud, (425, 560)),
@@ -15,9 +15,10 @@ LAYOUTS = {
 }
 
 
-def main() -> int:
-    """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@command_line.exit_status
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = command_line.Parser(__doc__)
     parser.add_argument("layout", choices=LAYOUTS)
     parser.add_argument("--output", required=True, help="a folder that does not exist yet, or is empty")
     parser.add_argument("--train", type=int, default=20, help="training images (default %(default)s)")
@@ -25,16 +26,11 @@ def main() -> int:
     parser.add_argument("--height", type=int, help="of the images, in pixels (default: the original data set's)")
     parser.add_argument("--width", type=int, help="of the images, in pixels (default: the original data set's)")
     parser.add_argument("--seed", type=int, default=0)
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
     write, (height, width) = LAYOUTS[flags.layout]
     size = (height if flags.height is None else flags.height, width if flags.width is None else flags.width)
-    try:
-        write(flags.output, flags.train, flags.val, size=size, seed=flags.seed)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    write(flags.output, flags.train, flags.val, size=size, seed=flags.seed)
     print(f"wrote {flags.train} training and {flags.val} validation images to {flags.output}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -70,7 +70,10 @@ def test_every_encoding(root):
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ({"semseg": {"channels": 3}}, "sample 'a' has the label 3 of task 'semseg'.* for 0..2; .*tasks.semseg.channels"),
+        (
+            {"semseg": {"channels": 3}},
+            "sample 'a' has the label 3 of task 'semseg'.* for 0..2; .*tasks.semseg.channels",
+        ),
         (
             {"height": {"channels": 1, "loss": "l1", "weight": 1.0, "metric": "RMSE"}},
             "labels of task 'height' are uint8.*data.encodings.height to metres, millimetres",

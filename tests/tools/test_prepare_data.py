@@ -35,4 +35,6 @@ def test_writes_what_the_data_set_reads(source, tmp_path, monkeypatch, capsys):
 def test_mistakes_end_with_status_2_and_one_line(source, tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, "nyud", "--source=nowhere", f"--output={tmp_path}") == 2
     error = capsys.readouterr().err.strip()
-    assert "\n" not in error and "nowhere" in error and "configs/rooms.py" in error
+    assert error.startswith("error: ") and "\n" not in error and "nowhere" in error and "configs/rooms.py" in error
+    assert run(monkeypatch, "nyu", "--source=nowhere", f"--output={tmp_path}") == 2
+    assert capsys.readouterr().err.startswith("error: argument dataset: invalid choice: 'nyu'")

@@ -108,6 +108,9 @@ def exit_status(main: Callable[[Sequence[str] | None], None]) -> Callable[..., i
         except (UserError, EndedEarly) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2 if isinstance(error, UserError) else 1
+        except KeyboardInterrupt:  # Before or after training, which takes Ctrl-C as a wish to save and stop.
+            print("error: interrupted; run the same command to go on", file=sys.stderr)
+            return 1
         return 0
 
     return run

@@ -69,5 +69,6 @@ def test_exit_status_and_the_line_that_goes_with_it(capsys):
     assert main() == 0 and not capsys.readouterr().err
     assert main([UserError("no\nway")]) == 2 and capsys.readouterr().err == "error: no way\n"
     assert main([EndedEarly("stopped")]) == 1 and capsys.readouterr().err == "error: stopped\n"
+    assert main([KeyboardInterrupt()]) == 1 and "interrupted" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):
         main([ZeroDivisionError()])

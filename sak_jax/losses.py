@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from sak_jax.data.tasks import IGNORE, Task, named
 from sak_jax.errors import UserError
+from sak_jax.models.resize import resize_bilinear
 
 COSINE_EPSILON = 1e-12  # added to squared lengths, as torch.nn.CosineEmbeddingLoss does
 NORMAL_EPSILON = 1e-12  # shortest prediction that has a direction, as in torch.nn.functional.normalize
@@ -187,11 +188,6 @@ DISTILLATION_LOSSES: dict[str, Callable[[Array, Array], Array]] = {
 """The kinds of `distillation_loss`, each for one pair of maps on one grid."""
 
 
-def _resize(features: Float[Array, "b h w c"], grid: tuple[int, int]) -> Float[Array, "b H W c"]:
-    shape = (features.shape[0], *grid, features.shape[-1])
-    return jax.image.resize(features, shape, method="bilinear", antialias=False)
-
-
 def distillation_loss(
     student: Mapping[str, Sequence[Float[Array, "b _ _ _"]]],
     teacher: Mapping[str, Sequence[Float[Array, "b _ _ _"]]],
@@ -226,8 +222,8 @@ def distillation_loss(
             ours, theirs = ours.astype(jnp.float32), jax.lax.stop_gradient(theirs.astype(jnp.float32))
             if ours.shape != theirs.shape:
                 if theirs.shape[1] > ours.shape[1]:
-                    ours = _resize(ours, theirs.shape[1:3])
+                    ours = resize_bilinear(ours, theirs.shape[1:3])
                 else:
-                    theirs = _resize(theirs, ours.shape[1:3])
+                    theirs = resize_bilinear(theirs, ours.shape[1:3])
             losses[name] += DISTILLATION_LOSSES[kind](ours, theirs)
     return sum(losses.values(), start=jnp.zeros((), jnp.float32)), losses

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sak_jax import builders, optim
+import sak_jax
+from sak_jax import builders, command_line, optim
 from sak_jax import config as config_lib
 from sak_jax.data import prepare, rooms, rooms_layouts
 from sak_jax.errors import UserError
@@ -173,6 +174,20 @@ def test_baselines_start_from_the_plain_stem():
     assert recipe("nyud").published["semseg/mIoU"] == 59.93
     assert recipe("pascal_context", "stem=large,teachers=large").baselines["edge/odsF"] == 75.24
     assert not recipe("nyud", "stem=small").published and not recipe("nyud", "committee=sam").published
+
+
+def test_build_gives_a_fresh_student_of_the_recipes_last_stage():
+    config = command_line.recipe(runs.TINY)
+    student = sak_jax.build(config)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(student))
+    outputs = jax.eval_shape(lambda student, images: student(images), student, jnp.zeros((1, 24, 32, 3)))
+    assert {name: x.shape for name, x in outputs.predictions.items()} == {
+        name: (1, 24, 32, channels) for name, channels in (("semseg", 14), ("depth", 1), ("edge", 1))
+    }
+    assert isinstance(outputs, sak_jax.Outputs) and set(outputs.aligned) == {"scene", "geometry"}
+    config.seed, config.multitask.steps = 1, 0
+    first = sak_jax.build(config)
+    assert first.heads is None and not np.array_equal(first.stem.class_token[...], student.stem.class_token[...])
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +28,7 @@ def load_pytorch_state(
     student: Student,
     weights: Mapping[str, np.ndarray],
     *,
-    hand_over: bool = False,
     lora: LoRA | None = None,
-    drop: Sequence[str] = (),
     name: str = "the weights",
 ) -> None:
     """Fill a student in place from weights under the published names.
@@ -38,11 +36,8 @@ def load_pytorch_state(
     Args:
       student: the student; it may be abstract (`nnx.eval_shape`), which saves initialising it.
       weights: PyTorch's state dict as numpy arrays, of stage 1 (`vit.`, ..) or stage 2 (`backbone.vit.`, `heads.`, ..).
-      hand_over: start a stage from these weights: the position embedding of another grid is resampled (bicubic, no
-        antialias, class token kept), and weights of stage 1 leave routers and heads of a stage-2 student as they are.
       lora: the low-rank updates in the weights are of this kind, and are merged into the kernels. A student that itself
         has low-rank updates takes them as they are, without this.
-      drop: regular expressions (full match) of keys to leave out on purpose.
       name: what the weights are called in errors.
 
     Raises:
@@ -54,19 +49,15 @@ def load_pytorch_state(
     config, state = student.config, nnx.state(student)
     stages = {key.startswith("backbone.") for key in weights if key.replace(PEFT, "").endswith(POSITIONS)}
     staged = stages == {True} or (not stages and bool(config.tasks))
-    backbone_only = hand_over and bool(config.tasks) and not staged
-    if staged != bool(config.tasks) and not backbone_only:
+    if staged != bool(config.tasks):
         file, model = ("has", "has none") if staged else ("has no", "has some")
         raise UserError(
             f"{name}: the file {file} tasks' weights and the model {model}; "
             + ("give a recipe with tasks" if staged else "give a stage-1 recipe, or start stage 2 from it by init_from")
         )
-    if backbone_only:
-        flat = [(path, leaf) for path, leaf in nnx.to_flat_state(state) if path[0] not in ("routers", "heads")]
-        state = nnx.from_flat_state(flat)
+    _check_positions(weights, config, name)
     table = _table(config, "backbone." if staged else "")
-    weights = _positions(weights, config, hand_over, name)
-    loaded = rules.load(state, weights, table, labels=_labels(config), drop=drop, name=name)
+    loaded = rules.load(state, weights, table, labels=_labels(config), name=name)
     nnx.update(student, jax.tree.map(place_like, loaded, state))
 
 
@@ -168,21 +159,15 @@ def _heads() -> list[Rule]:
     ]
 
 
-def _positions(weights: dict, config: StudentConfig, hand_over: bool, name: str) -> dict:
-    """The weights with the position embedding on the student's grid; resampled on hand-over only."""
-    found = [key for key in weights if key.replace(PEFT, "").endswith(POSITIONS)]
+def _check_positions(weights: dict, config: StudentConfig, name: str) -> None:
+    """Raises a UserError where the position embedding is for another grid."""
     height, width = config.stem.grid
-    for key in found:
-        value = weights[key]
-        if value.ndim != 3 or value.shape[1] == 1 + height * width:
-            continue
-        if not hand_over:
+    for key, value in weights.items():
+        if key.replace(PEFT, "").endswith(POSITIONS) and value.ndim == 3 and value.shape[1] != 1 + height * width:
             raise UserError(
                 f"{name}: {key} has {value.shape[1] - 1} positions, the model's {height} x {width} grid "
-                f"{height * width}; set image_size to the file's, or resample on hand-over by init_from"
+                f"{height * width}; set image_size to the file's, or start from it by init_from, which resamples them"
             )
-        weights = weights | {key: resample_positions(value, config.stem.grid, f"{name}: {key}")}
-    return weights
 
 
 def resample_positions(

@@ -7,10 +7,11 @@ import numpy as np
 from jaxtyping import Float32, Int, Shaped, UInt8
 from PIL import Image
 
+from sak_jax import normalisation
 from sak_jax.data.tasks import IGNORE
 
-IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+IMAGENET_MEAN = np.array(normalisation.MEAN, np.float32)
+IMAGENET_STD = np.array(normalisation.STD, np.float32)
 
 _LEVELS = np.arange(256, dtype=np.float32)
 _FACTOR = (1 / (255 * IMAGENET_STD.astype(np.float64))).astype(np.float32)
@@ -88,18 +89,18 @@ def class_share(semseg: UInt8[np.ndarray, "h w"], label: int) -> float:
     return cv2.countNonZero(cv2.compare(semseg, label, cv2.CMP_EQ)) / semseg.size
 
 
-def photometric_distortion(image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+def distort(
+    image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "256"] | None]:
     """Distorts colours; every step has probability 1/2, is clipped to 0..255 and rounded towards zero.
 
     Brightness +-32; contrast x 0.5..1.5, before or after the following by a coin; saturation x 0.5..1.5; hue -18..17 on
     OpenCV's scale of 180.
+
+    Returns:
+      The image, and the table by which its levels are still to be mapped (contrast as the last step), or None: it is
+      left to be merged with what follows.
     """
-    image, table = distort(image, rng)
-    return image if table is None else cv2.LUT(image, table)
-
-
-def distort(image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator):
-    """`photometric_distortion`, but for the table of a last contrast step, left to be merged with what follows."""
     contrast_first = rng.random() < 0.5
     table = _linear_table(1.0, rng.uniform(-32, 32)) if rng.random() < 0.5 else None
     if contrast_first and rng.random() < 0.5:

@@ -98,7 +98,7 @@ def multitask_transform(
       max_class_ratio: a crop is drawn again, up to 10 times, while one class covers this share of the valid pixels of
         `semseg` or more. Not applied without `semseg`, nor when >= 1.
       flip: mirror with probability 1/2; the x component of normals changes sign.
-      photometric: distort brightness, contrast, saturation and hue, see `augment.photometric_distortion`.
+      photometric: distort brightness, contrast, saturation and hue, see `augment.distort`.
 
     Returns:
       A picklable function of (sample, generator).

@@ -3,13 +3,18 @@
 import dataclasses
 from collections.abc import Callable
 
+from etils import epath
 from flax import nnx
 
+from sak_jax import normalisation
 from sak_jax.convert.formats import Format
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET = normalisation.MEAN, normalisation.STD
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+PACKAGED = epath.resource_path("sak_jax.teachers") / "weights"
+"""The weights that come with the package."""
 
 TAPS = {12: (2, 5, 8, 11), 24: (5, 11, 17, 23), 27: (6, 13, 20, 26), 32: (7, 15, 23, 31), 40: (9, 19, 29, 39)}
 """Blocks after which features are read, by depth (method: SAK, section 4.1)."""

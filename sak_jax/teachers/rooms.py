@@ -15,7 +15,7 @@ from sak_jax.convert import files, rules
 from sak_jax.convert.formats import own_rules
 from sak_jax.errors import UserError
 from sak_jax.models.vit import ViT, ViTConfig
-from sak_jax.teachers.entry import IMAGENET, Teacher
+from sak_jax.teachers.entry import IMAGENET, PACKAGED, Teacher
 from sak_jax.teachers.vits import PLAIN
 
 IMAGE_SIZE = (72, 96)
@@ -56,7 +56,7 @@ def weights_path(name: str) -> epath.Path:
     """The packaged file of a member by short name."""
     if name not in CONFIGS:
         raise UserError(f"the rooms committee has no {name!r}; it has {', '.join(CONFIGS)}")
-    return epath.resource_path("sak_jax.teachers") / "weights" / f"rooms_{name}.safetensors"
+    return PACKAGED / f"rooms_{name}.safetensors"
 
 
 def load(name: str, dtype=jnp.float32) -> ViT:
@@ -76,11 +76,6 @@ def load(name: str, dtype=jnp.float32) -> ViT:
 def stem_state() -> dict[tuple, np.ndarray]:
     """The stem `tiny`, trained on which classes are in a picture: float32 arrays by path in `ViT`."""
     return {path: np.asarray(leaf[...]) for path, leaf in _flat(nnx.state(load("stem_tiny")))}
-
-
-def metadata(name: str) -> dict:
-    """How a member came about: `seed`, `command`, `scores`, settings."""
-    return {key: json.loads(value) for key, value in files.read_metadata(weights_path(name)).items()}
 
 
 def write(path: epath.PathLike, vit: ViT, facts: dict) -> None:

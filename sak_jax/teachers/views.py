@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from sak_jax.normalisation import MEAN, STD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,16 +20,16 @@ class View:
         over a misaligned one).
     """
 
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
     pad_to: int | None = None
     crop: bool = False
 
     def __call__(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b h w 3"]:
         """The teacher's images from ImageNet-normalised ones."""
-        if (self.mean, self.std) != (IMAGENET_MEAN, IMAGENET_STD):
-            scale = jnp.asarray(IMAGENET_STD) / jnp.asarray(self.std)
-            shift = (jnp.asarray(IMAGENET_MEAN) - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        if (self.mean, self.std) != (MEAN, STD):
+            scale = jnp.asarray(STD) / jnp.asarray(self.std)
+            shift = (jnp.asarray(MEAN) - jnp.asarray(self.mean)) / jnp.asarray(self.std)
             images = images * scale + shift
         if self.pad_to is None:
             return images

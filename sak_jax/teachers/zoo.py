@@ -2,7 +2,6 @@
 
 import difflib
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +18,6 @@ from sak_jax.teachers.views import View
 TEACHERS: dict[str, Teacher] = {
     teacher.name: teacher for family in (vits, sam, swin, rooms) for teacher in family.TEACHERS
 }
-
-PACKAGED = Path(__file__).parent / "weights"
 
 
 def get(name: str) -> Teacher:
@@ -49,7 +46,7 @@ def default_directory() -> epath.Path:
 def weights_path(name: str, directory: epath.PathLike = "") -> epath.Path:
     """The file a teacher's converted weights are in, or should be put in."""
     if get(name).packaged:
-        return epath.Path(PACKAGED) / f"{name}.safetensors"
+        return entry.PACKAGED / f"{name}.safetensors"
     return (epath.Path(directory).expanduser() if directory else default_directory()) / f"{name}.safetensors"
 
 

@@ -232,3 +232,6 @@ def test_a_start_from_another_models_file_is_refused(tmp_path):
     file = save(tmp_path / "resnet.pth", {"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)})
     with pytest.raises(UserError, match="resnet.pth: key vit.pos_embed is missing"):
         read_backbone(file, tiny_recipe())
+    file = save(tmp_path / "odd.pth", {"vit.pos_embed": np.zeros((1, 12, 96), np.float32)})
+    with pytest.raises(UserError, match="odd.pth: vit.pos_embed has 11 positions, which is no square grid"):
+        read_backbone(file, tiny_recipe())

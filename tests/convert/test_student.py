@@ -1,11 +1,9 @@
 import dataclasses
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from sak_jax.convert import load_pytorch_state, pytorch_state
 from sak_jax.errors import UserError
@@ -119,46 +117,17 @@ def test_a_stage_2_file_is_refused_by_a_stage_1_student(tiny):
         load_pytorch_state(student, weights)
 
 
-def test_aligners_are_dropped_on_request_only(tiny):
+def test_aligners_that_the_student_lacks_are_refused(tiny):
     config, weights = tiny
-    student = abstract_student(dataclasses.replace(config, aligners=()))
     with pytest.raises(UserError, match="ts_aligners"):
-        load_pytorch_state(student, weights)
-    load_pytorch_state(student, weights, drop=(r"backbone\.ts_aligners\..*",))
-    kept = {key: value for key, value in weights.items() if "ts_aligners" not in key}
-    assert_same(kept, pytorch_state(student))
+        load_pytorch_state(abstract_student(dataclasses.replace(config, aligners=())), weights)
 
 
-def test_hand_over_resamples_positions_and_leaves_the_new_parts(tiny):
-    first = student_config("tiny", (32, 32), (), 48)
-    weights = pytorch_state(random_student(first))
-    second = student_config("tiny", (48, 64), NYUD, 48)
-    student = jax.tree.map(jnp.asarray, random_student(second))
-    before = pytorch_state(student)
-    with pytest.raises(UserError, match="init_from"):
-        load_pytorch_state(student, weights)
-    load_pytorch_state(student, weights, hand_over=True)
-    after = pytorch_state(student)
-    positions = weights.pop("vit.pos_embed")
-    for key, value in after.items():
-        old = weights.get(key.removeprefix("backbone."))
-        if key != "backbone.vit.pos_embed":
-            np.testing.assert_array_equal(value, before[key] if old is None else old)
-    assert {key for key in after if key.removeprefix("backbone.") not in weights} == {
-        key for key in after if re.match(r"heads|backbone\.mor|backbone\.vit\.pos_embed", key)
-    }
-    grid = torch.tensor(positions[:, 1:]).reshape(1, 4, 4, 96).permute(0, 3, 1, 2)
-    grid = torch.nn.functional.interpolate(grid, (6, 8), mode="bicubic", align_corners=False, antialias=False)
-    expected = np.concatenate([positions[:, :1], grid.flatten(2).transpose(1, 2).numpy()], axis=1)
-    error = np.abs(after["backbone.vit.pos_embed"] - expected).max() / np.std(expected)
-    assert error < 1e-5
-
-
-def test_hand_over_of_an_odd_position_count_is_refused(tiny):
+def test_positions_of_another_grid_are_left_to_the_hand_over(tiny):
     config, weights = tiny
-    weights = weights | {"backbone.vit.pos_embed": np.zeros((1, 12, 96), np.float32)}
-    with pytest.raises(UserError, match="no square grid"):
-        load_pytorch_state(abstract_student(config), weights, hand_over=True)
+    stem = dataclasses.replace(config.stem, image_size=(48, 64))
+    with pytest.raises(UserError, match="16 positions.*6 x 8 grid 48.*init_from"):
+        load_pytorch_state(abstract_student(dataclasses.replace(config, stem=stem)), weights)
 
 
 @pytest.fixture(scope="module")

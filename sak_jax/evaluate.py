@@ -1,5 +1,6 @@
 """The evaluation loop: every image once, every task's metric, Delta_m."""
 
+import contextlib
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -55,16 +56,18 @@ class Evaluator:
         )
         totals: dict[str, dict[str, np.ndarray]] = {task: {} for task in self.metrics}
         counted = np.zeros(1)
-        for batch in tqdm(batches, total=len(batches), desc="evaluate", unit="batch", disable=None, leave=False):
-            sums, predictions = self._step(model, sharding.put_batch(batch, self.mesh))
-            for task, prediction in predictions.items():
-                rows = sharding.local_rows(prediction, self.mesh)
-                sums[task] = self.metrics[task].batch(rows, batch[task], batch["mask"], batch["size"])
-            for task, values in jax.device_get(sums).items():
-                for name, value in values.items():
-                    totals[task][name] = totals[task].get(name, 0.0) + np.asarray(value, np.float64)
-            counted += batch["mask"].sum()
-        batches.close()
+        with contextlib.ExitStack() as resources:
+            for resource in (batches, *self.metrics.values()):
+                resources.callback(resource.close)
+            for batch in tqdm(batches, total=len(batches), desc="evaluate", unit="batch", disable=None, leave=False):
+                sums, predictions = self._step(model, sharding.put_batch(batch, self.mesh))
+                for task, prediction in predictions.items():
+                    rows = sharding.local_rows(prediction, self.mesh)
+                    sums[task] = self.metrics[task].batch(rows, batch[task], batch["mask"], batch["size"])
+                for task, values in jax.device_get(sums).items():
+                    for name, value in values.items():
+                        totals[task][name] = totals[task].get(name, 0.0) + np.asarray(value, np.float64)
+                counted += batch["mask"].sum()
         for task, metric in self.metrics.items():
             if metric.on_host:  # What the others return is already the sum over all processes' rows.
                 totals[task] = {name: over_processes(value) for name, value in totals[task].items()}

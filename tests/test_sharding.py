@@ -43,8 +43,8 @@ def test_eight_devices_compute_what_one_does(one, tmp_path, options):
     eight = trained(tmp_path, 8, *options)
     for mine, theirs in zip(runs.lines(eight), runs.lines(one), strict=True):
         assert (mine["step"], mine["split"]) == (theirs["step"], theirs["split"])
-        # Losses agree to rounding; scores count pixels, of which one may fall to the other side.
-        tolerance = 1e-5 if mine["split"] != "val" else 1e-3
+        # Losses agree to rounding; scores count pixels of 11 small images, of which some fall to the other side.
+        tolerance = 1e-5 if mine["split"] != "val" else 1e-2
         for name, value in theirs["values"].items():
             if name != "grad_norm":
                 assert mine["values"][name] == pytest.approx(value, rel=tolerance, abs=1e-6), (mine["step"], name)

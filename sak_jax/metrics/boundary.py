@@ -177,8 +177,8 @@ class Boundary(Metric):
 
     Predictions are quantised to 0..255 as if they had been saved as PNG (rounded down, as published predictions are),
     and the padding around each image is cut off first. Images are evaluated in parallel by processes of their own,
-    started (not forked: JAX has threads) when the first batch arrives and ended with this object. A script that uses
-    them needs the usual `if __name__ == "__main__":`.
+    started (not forked: JAX has threads) when the first batch arrives and ended by `close`. A script that uses them
+    needs the usual `if __name__ == "__main__":`.
 
     Args:
       max_distance: how far apart matched pixels may be, as a fraction of the diagonal: 0.011 for NYUD-v2, 0.0075 for
@@ -247,6 +247,12 @@ class Boundary(Metric):
             if results
             else np.zeros(len(COUNTS), np.int64),
         }
+
+    def close(self) -> None:
+        """Ends the processes, if there are any."""
+        if "_pool" in self.__dict__:
+            self._pool.shutdown(cancel_futures=True)
+            del self._pool
 
     def result(self, totals: Mapping[str, np.ndarray | float]) -> dict[str, float]:
         """odsF, oisF and AP in percent; NaN if there is no true pixel."""

@@ -41,6 +41,9 @@ class Metric(abc.ABC):
     def result(self, totals: Mapping[str, np.ndarray | float]) -> dict[str, float]:
         """The score, `{name: value}`, from `batch`'s sums added up over the data set; NaN if nothing was counted."""
 
+    def close(self) -> None:  # noqa: B027 - most have nothing to end
+        """Ends what `batch` may have started, worker processes say; a later `batch` starts them again."""
+
 
 def mean(total: np.ndarray | float, count: np.ndarray | float) -> float:
     """`total / count`, NaN for a count of 0."""

@@ -1,3 +1,4 @@
+import multiprocessing
 import time
 from pathlib import Path
 
@@ -255,7 +256,11 @@ def test_metric_crops_masks_and_adds_up():
 
 def test_metric_in_processes_equals_the_metric_in_this_one():
     batch = padded_batch()
-    alone, parallel = (boundary.Boundary(truth="label_map", workers=workers).batch(*batch) for workers in (1, 2))
+    metrics = [boundary.Boundary(truth="label_map", workers=workers) for workers in (1, 2)]
+    alone, parallel = (metric.batch(*batch) for metric in metrics)
+    for metric in metrics:
+        metric.close()
+    assert not multiprocessing.active_children()
     for name in alone:
         np.testing.assert_array_equal(alone[name], parallel[name])
 

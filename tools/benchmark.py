@@ -12,7 +12,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import numpy as np
@@ -45,7 +44,7 @@ def measure(config, stage: train.Stage, steps: int) -> dict[str, float]:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     objective, committee, state = train.prepare(config, stage, mesh)
     batch = sharding.put_batch(random_batch(config, objective.tasks), mesh)
-    step = jax.jit(partial(stage.step, objective), donate_argnums=0)
+    step = train.jitted(stage, objective, state, mesh)
     work = flops.count(step, state, committee, batch)  # XLA's own count takes a loop for one round.
     started = time.perf_counter()
     compiled = step.lower(state, committee, batch).compile()

@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -114,9 +115,8 @@ class PatchEmbed(nnx.Module):
     def __call__(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b h w d"]:
         """One token a patch; h = H // patch, w = W // patch."""
         p = self.patch
-        batch, (h, w) = images.shape[0], (images.shape[1] // p, images.shape[2] // p)
-        x = images[:, : h * p, : w * p].reshape(batch, h, p, w, p, 3)
-        return self.projection(x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, h, w, p * p * 3))
+        whole = images[:, : images.shape[1] // p * p, : images.shape[2] // p * p]
+        return self.projection(rearrange(whole, "b (h y) (w x) c -> b h w (y x c)", y=p, x=p))
 
 
 def take(module: nnx.Module, index: int | slice | Int[Array, ""]) -> nnx.Module:

@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -134,10 +135,10 @@ class Student(nnx.Module):
             "key": jax.random.split(rngs.noise(), LEVELS) if noisy else None,
         }
         _, (aligned, mixed, routing) = jax.lax.scan(self._level, (x, residuals), levels)
-        to_maps = lambda tokens: tokens.reshape(*tokens.shape[:-2], *grid, tokens.shape[-1])  # noqa: E731
+        to_maps = partial(rearrange, pattern="... (h w) d -> ... h w d", h=grid[0], w=grid[1])
         predictions = {}
         if self.heads is not None:
-            mixed = to_maps(jnp.swapaxes(mixed, 0, 1))
+            mixed = to_maps(rearrange(mixed, "level task ... -> task level ..."))
             predictions = self.heads(mixed, images.shape[1:3], train)
         return Outputs(
             predictions=predictions,

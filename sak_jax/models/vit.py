@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -194,7 +195,7 @@ class ViT(nnx.Module):
         """
         x = self.patch_embed(images.astype(self.dtype))
         batch, grid = x.shape[0], x.shape[1:3]
-        x = x.reshape(batch, -1, x.shape[-1])
+        x = rearrange(x, "b h w d -> b (h w) d")
         lead = int(self.config.class_token)
         tokens = [] if self.class_token is None else [self.class_token[...].astype(self.dtype)]
         if self.position_embedding is not None:
@@ -220,6 +221,6 @@ class ViT(nnx.Module):
         for tap in self.config.taps:
             level = layers.take(self.blocks, slice(start, tap + 1))
             x, _ = jax.lax.scan(lambda x, block: (block(x, rotary), None), x, level)
-            maps.append(x[:, self.config.prefix :].reshape(x.shape[0], *grid, -1))
+            maps.append(rearrange(x[:, self.config.prefix :], "b (h w) d -> b h w d", h=grid[0], w=grid[1]))
             start = tap + 1
         return tuple(maps)

@@ -62,7 +62,7 @@ def cross_entropy(prediction: Float[Array, "b h w c"], label: Shaped[Array, "b h
     return _masked_sums(_negative_log_likelihood(prediction, label), label != IGNORE)
 
 
-def balanced_cross_entropy(prediction: Float[Array, "b h w 2"], label: Shaped[Array, "b h w"]) -> dict[str, Array]:
+def balanced_cross_entropy(prediction: Float[Array, "b h w c"], label: Shaped[Array, "b h w"]) -> dict[str, Array]:
     """Sums of the two classes' cross entropy apart: `background/*` for label 0, `foreground/*` for label 1.
 
     The mean weights either class by the other's share of all valid pixels, then divides by their count.

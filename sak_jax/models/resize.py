@@ -29,13 +29,13 @@ def bilinear_matrix(source: int, target: int) -> Float[np.ndarray, "target sourc
 
 
 def resize_positions(
-    embedding: Float[Array, "1 n d"],
+    embedding: Float[Array | np.ndarray, "1 n d"],
     source: tuple[int, int],
     target: tuple[int, int],
     *,
     prefix: int,
     antialias: bool,
-) -> Float[Array, "1 m d"]:
+) -> Float[Array | np.ndarray, "1 m d"]:
     """Position embeddings resampled bicubically from one grid to another; the `prefix` tokens are kept.
 
     Without antialias PyTorch's bicubic has a = -0.75 (the student's rule), with it a = -0.5 (timm's rule for teachers).

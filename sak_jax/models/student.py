@@ -63,7 +63,7 @@ class Outputs:
     """
 
     predictions: dict[str, Float[Array, "b H W channels"]]
-    aligned: dict[str, tuple[Float[Array, "b h w c"], ...]]
+    aligned: dict[str, tuple[Float[Array, "b _ _ _"], ...]]
     routing: dict[str, Float[Array, "b levels experts"]]
 
 

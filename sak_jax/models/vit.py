@@ -20,6 +20,10 @@ ACTIVATIONS = {
 }
 
 
+Rotary = tuple[Float[np.ndarray, "n e"], Float[np.ndarray, "n e"]]
+"""Cosines and sines by token, see `rotary_tables`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LoRA:
     """Low-rank updates of a transformer's linear maps.
@@ -94,9 +98,7 @@ class Attention(nnx.Module):
         self.output = linear("proj", config.width, config.width, rngs=rngs)
         self.heads = config.heads
 
-    def __call__(
-        self, x: Float[Array, "b n d"], rotary: tuple[Float[Array, "n e"], Float[Array, "n e"]] | None = None
-    ) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n d"], rotary: Rotary | None = None) -> Float[Array, "b n d"]:
         """Each token attends to all; queries and keys are turned by `rotary` (cosines, sines) if given."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
@@ -125,9 +127,7 @@ class Block(nnx.Module):
         self.scale1 = layers.LayerScale(config.width) if config.layer_scale else None
         self.scale2 = layers.LayerScale(config.width) if config.layer_scale else None
 
-    def __call__(
-        self, x: Float[Array, "b n d"], rotary: tuple[Float[Array, "n e"], Float[Array, "n e"]] | None = None
-    ) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n d"], rotary: Rotary | None = None) -> Float[Array, "b n d"]:
         """Attention and MLP, each with a residual."""
         y = self.attention(self.norm1(x), rotary)
         x = x + (y if self.scale1 is None else self.scale1(y))
@@ -143,9 +143,7 @@ def _linear(lora: LoRA | None, dtype, name: str, features_in: int, features_out:
     return nnx.Linear(features_in, features_out, rngs=rngs, **kwargs)
 
 
-def rotary_tables(
-    base: float, grid: tuple[int, int], head_width: int, prefix: int
-) -> tuple[Float[np.ndarray, "n e"], Float[np.ndarray, "n e"]]:
+def rotary_tables(base: float, grid: tuple[int, int], head_width: int, prefix: int) -> Rotary:
     """Cosines and sines that turn queries and keys by their patch's place, rows and columns in [-1, 1] (DINOv3).
 
     The `prefix` tokens are not turned. A quarter of the head's width each for rows and columns, twice over.
@@ -158,7 +156,7 @@ def rotary_tables(
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
-def _rotate(x: Float[Array, "b n h e"], cosines: Float[Array, "n e"], sines: Float[Array, "n e"]):
+def _rotate(x: Float[Array, "b n h e"], cosines: Float[np.ndarray, "n e"], sines: Float[np.ndarray, "n e"]):
     """Each pair of channels (i, i + e/2) turned by its angle, computed in float32."""
     low, high = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([-high, low], axis=-1)

@@ -18,7 +18,7 @@ class Committee(nnx.Module):
         self.teachers = nnx.Dict(dict(teachers))
         self.views = dict(views)
 
-    def __call__(self, images: Float[Array, "b H W 3"]) -> dict[str, tuple[Float[Array, "b h w c"], ...]]:
+    def __call__(self, images: Float[Array, "b H W 3"]) -> dict[str, tuple[Float[Array, "b _ _ _"], ...]]:
         """Each teacher's maps at its taps, before any final norm.
 
         Args:

@@ -5,6 +5,7 @@ on scenes of the training split that no recipe's labelled set reaches.
 """
 
 import json
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -92,5 +93,5 @@ def write(path: epath.PathLike, vit: ViT, facts: dict) -> None:
     files.write_safetensors(path, arrays, {key: json.dumps(value) for key, value in facts.items()})
 
 
-def _flat(state: nnx.State) -> list[tuple[tuple, nnx.Variable]]:
+def _flat(state: nnx.State) -> Sequence[tuple[tuple, nnx.Variable]]:
     return nnx.to_flat_state(state)

@@ -182,7 +182,7 @@ class Swin(nnx.Module):
         )
         self.dtype = dtype
 
-    def __call__(self, images: Float[Array, "b H W 3"]) -> tuple[Float[Array, "b h w d"], ...]:
+    def __call__(self, images: Float[Array, "b H W 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
         """The maps after each stage, of 1/4, 1/8, 1/16 and 1/32 of the image's size."""
         x = self.norm(self.patch_embed(images.astype(self.dtype)))
         maps = []

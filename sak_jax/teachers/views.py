@@ -44,8 +44,8 @@ class View:
         return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
 
     def select(
-        self, maps: tuple[Float[Array, "b h w c"], ...], size: tuple[int, int]
-    ) -> tuple[Float[Array, "b h w c"], ...]:
+        self, maps: tuple[Float[Array, "b _ _ c"], ...], size: tuple[int, int]
+    ) -> tuple[Float[Array, "b _ _ c"], ...]:
         """The maps without rows and columns that hold nothing but padding, where `crop` asks for it.
 
         Args:

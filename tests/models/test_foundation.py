@@ -1,6 +1,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -12,7 +13,7 @@ from tests.models.filling import filled
 
 ENCODER = ViTConfig(width=24, depth=4, heads=3, patch=4, taps=(0, 1, 2, 3), image_size=(16, 24))
 TASKS = (("semseg", 5), ("depth", 1))
-IMAGES = np.random.default_rng(1).standard_normal((2, 16, 24, 3), np.float32)
+IMAGES = jnp.asarray(np.random.default_rng(1).standard_normal((2, 16, 24, 3), np.float32))
 
 
 def make(view=View(), config=ENCODER):  # noqa: B008 - a frozen dataclass

@@ -14,7 +14,7 @@ from tests.models.filling import filled
 STEM = ViTConfig(width=24, depth=4, heads=3, patch=4, taps=(0, 1, 2, 3), image_size=(16, 24))
 TASKS = (("semseg", 5), ("depth", 1))
 CONFIG = StudentConfig(stem=STEM, teachers=(("dinov2", 24), ("sam", 32)), tasks=TASKS, aligners=("sam",))
-IMAGES = np.random.default_rng(1).standard_normal((2, 16, 24, 3), np.float32)
+IMAGES = jnp.asarray(np.random.default_rng(1).standard_normal((2, 16, 24, 3), np.float32))
 
 
 def make(config=CONFIG, **changes):

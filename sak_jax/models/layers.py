@@ -82,7 +82,7 @@ class Mlp(nnx.Module):
         self.down = linear("fc2", hidden, width, rngs=rngs)
         self.activation = activation
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b *n d"]) -> Float[Array, "b *n d"]:
         """Applied to each token."""
         return self.down(self.activation(self.up(x)))
 
@@ -119,6 +119,6 @@ class PatchEmbed(nnx.Module):
         return self.projection(rearrange(whole, "b (h y) (w x) c -> b h w (y x c)", y=p, x=p))
 
 
-def take(module: nnx.Module, index: int | slice | Int[Array, ""]) -> nnx.Module:
-    """The modules at `index` of a stack's first axis."""
+def take(module: nnx.Module, index: int | slice | tuple[int, ...] | Int[Array, ""]) -> nnx.Module:
+    """The modules at `index` of a stack's first axis, or axes where it is a tuple."""
     return jax.tree.map(lambda x: x[index], module)

@@ -1,6 +1,7 @@
 """The student: a teacher-agnostic stem, adapter paths, routers and decode heads."""
 
 import dataclasses
+import typing
 from functools import partial
 
 import jax
@@ -50,6 +51,7 @@ class StudentConfig:
     remat: bool = False
 
 
+@typing.no_type_check  # A tree of anything, as far as JAX is concerned: of shapes under `jax.eval_shape`.
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Outputs:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from sak_jax import config as config_lib
-from sak_jax import files
+from sak_jax import files, sharding
 from sak_jax.errors import UserError
 from sak_jax.steps import TrainState
 
@@ -39,7 +39,7 @@ class Checkpoints:
         )
         self._config = json.loads(config.to_json())
         folder = files.absolute(workdir / FOLDER / stage)  # Orbax wants it absolute.
-        if folder.exists() and jax.process_index() == 0:
+        if folder.exists() and sharding.is_main():
             # What a killed run was writing. Orbax would remove it in a thread of its own, which must not outlive a run
             # that ends at once with an error.
             for child in folder.iterdir():

@@ -231,20 +231,15 @@ def check_workdir(config: ConfigDict, workdir: epath.Path) -> None:
       UserError: the workdir is another config's; names the first keys that differ.
     """
     file = workdir / "config.json"
-    mine = json.loads(config.to_json())
+    mine = flatten(ordered(config))
     if file.exists() and (workdir / "checkpoints").exists():
-        theirs = flatten(json.loads(from_dict(json.loads(file.read_text())).to_json()))
-        differing = [
-            key
-            for key in sorted(set(theirs) | set(flatten(mine)))
-            if theirs.get(key) != flatten(mine).get(key) and not key.startswith(RUNTIME_KEYS)
-        ]
-        if differing:
-            key = differing[0]
-            more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        theirs = flatten(ordered(from_dict(json.loads(file.read_text()))))
+        keys = [key for key in differing(theirs, mine) if not key.startswith(RUNTIME_KEYS)]
+        if keys:
+            more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
             raise UserError(
-                f"{workdir} was made by another config: {key} is {theirs.get(key)!r} there and "
-                f"{flatten(mine).get(key)!r} here{more}; give the run another --workdir"
+                f"{workdir} was made by another config: {keys[0]} is {theirs.get(keys[0])!r} there and "
+                f"{mine.get(keys[0])!r} here{more}; give the run another --workdir"
             )
 
 
@@ -292,6 +287,11 @@ def flatten(values: Mapping, prefix: str = "") -> dict:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def differing(one: Mapping, other: Mapping) -> list[str]:
+    """The keys, sorted, under which two flat mappings hold different values, or only one of them holds any."""
+    return [key for key in sorted(set(one) | set(other)) if one.get(key) != other.get(key)]
 
 
 def _get(config: ConfigDict, key: str):

@@ -4,10 +4,9 @@ import json
 import math
 import time
 
-import jax
 from etils import epath
 
-from sak_jax import files
+from sak_jax import files, sharding
 
 _REWRITE_SECONDS = 10.0
 
@@ -22,7 +21,7 @@ class MetricsLog:
     def __init__(self, workdir: epath.Path, stage: str, resume_at: int):
         self._stage = stage
         self._file = self._events = None
-        if jax.process_index() != 0:
+        if not sharding.is_main():
             return
         from tensorboardX import SummaryWriter  # Slow to import.
 

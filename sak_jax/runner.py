@@ -44,7 +44,7 @@ def join_processes() -> None:
         if "coordinator_address" not in str(error):
             raise
         return  # Nothing says that there are others.
-    if jax.process_index() != 0:
+    if not sharding.is_main():
         logging.getLogger("sak_jax").setLevel(logging.WARNING)  # One process tells what all do.
 
 
@@ -57,8 +57,8 @@ def run(config: ConfigDict, workdir: epath.Path, mode: str, started: float) -> N
     config_lib.check(config, jax.device_count())
     if mode == "train":
         config_lib.check_workdir(config, workdir)
-        if jax.process_index() == 0:
-            files.write_text(workdir / "config.json", json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+        if sharding.is_main():
+            files.write_text(workdir / "config.json", config.to_json(indent=2) + "\n")
         if finished(config, workdir):
             logger.info("%s is finished; evaluating it again", workdir)
             mode = "evaluate"
@@ -81,7 +81,7 @@ def run(config: ConfigDict, workdir: epath.Path, mode: str, started: float) -> N
         results["teachers_random"] = True
         logger.warning("THE TEACHERS WERE RANDOM: these scores say nothing about the method")
     model = sharding.gather(trained.model)
-    if jax.process_index() == 0:
+    if sharding.is_main():
         files.write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
         from sak_jax.report import figures
 
@@ -106,12 +106,13 @@ def restore(config: ConfigDict, workdir: epath.Path) -> Trained:
     folder = checkpoints.find(workdir)
     theirs, stage, model = checkpoints.load(folder)
     ours, saved = architecture(config, stage), architecture(theirs, stage)
-    for key in sorted(set(ours) | set(saved)):
-        if ours.get(key) != saved.get(key):
-            raise UserError(
-                f"{folder} holds another student: {key} is {saved.get(key)!r} there and {ours.get(key)!r} here; "
-                "evaluate it with the recipe that made it"
-            )
+    changed = config_lib.differing(ours, saved)
+    if changed:
+        key = changed[0]
+        raise UserError(
+            f"{folder} holds another student: {key} is {saved.get(key)!r} there and {ours.get(key)!r} here; "
+            "evaluate it with the recipe that made it"
+        )
     graph, state = nnx.split(builders.abstract_student(config, stage))
     nnx.replace_by_pure_dict(state, model)
     state = sharding.put(state, sharding.state_sharding(state, mesh))

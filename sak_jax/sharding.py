@@ -11,6 +11,11 @@ SMALLEST_SHARDED = 2**16
 """Parameters with fewer elements are replicated: gathering them costs more than they save."""
 
 
+def is_main() -> bool:
+    """Whether this process writes what all share."""
+    return jax.process_index() == 0
+
+
 def make_mesh(data: int, fsdp: int) -> Mesh:
     """A mesh with axes `data` and `fsdp` over all devices; -1 is what is left.
 

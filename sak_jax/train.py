@@ -115,7 +115,7 @@ def train_stage(
 
         first, pending, scores = int(state.step), None, None
         log = held(MetricsLog(workdir, stage.name, resume_at=first))
-        quiet = None if is_main() else True  # None: unless it is a terminal.
+        quiet = None if sharding.is_main() else True  # None: unless it is a terminal.
         progress = held(tqdm(total=settings.steps, initial=first, desc=stage.name, unit="step", disable=quiet))
         stop_requested = resources.enter_context(stop_signals(config.log_every))
         for step in range(first + 1, settings.steps + 1):
@@ -261,8 +261,3 @@ def stop_signals(every: int) -> Iterator[Callable[[int], bool]]:
     finally:
         for number, old in previous.items():
             signal.signal(number, old)
-
-
-def is_main() -> bool:
-    """Whether this process writes what all share."""
-    return jax.process_index() == 0

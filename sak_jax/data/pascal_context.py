@@ -27,6 +27,7 @@ from jaxtyping import Float32, UInt8, UInt16
 from sak_jax.data import files
 from sak_jax.data.sources import FileSource, check_files, check_samples, find_root, read_split
 from sak_jax.errors import UserError
+from sak_jax.files import write_text
 from sak_jax.metrics.boundary_maps import boundary_of_labels, thin
 
 CLASSES = 21
@@ -179,10 +180,7 @@ class PASCALContext(FileSource):
         logging.info("Listing the objects of %d images, once.", len(self))
         found = {sample_id: self._object_classes(sample_id) for sample_id in self.ids}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(found))
-            temporary.rename(path)
+            write_text(path, json.dumps(found))
         except OSError as error:
             logging.warning("%s: could not be written (%s); the list will be made again.", path, error)
         return found

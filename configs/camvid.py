@@ -6,14 +6,14 @@ python -m sak_jax.main --config=configs/camvid.py --config.data.root=DIR
 `DIR` holds `{train,val}/{id}.png` and `{train,val}annot/{id}.png`, as the SegNet tutorial has them.
 """
 
-from sak_jax import config as config_lib
-from sak_jax import recipes
+from sak_jax import recipe
+from sak_jax.methods.sak import recipes
 
 
 def get_config(text: str = ""):
     """The recipe; `method` as in `configs/rooms.py`."""
-    chosen = config_lib.arguments(text, method="sak")
-    config = config_lib.base()
+    chosen = recipe.arguments(text, method="sak")
+    config = recipe.base()
     config.image_size = (96, 128)
     config.batch_size = 8
     config.init_from = "runs/rooms"
@@ -26,4 +26,4 @@ def get_config(text: str = ""):
     config.multitask.lr = 5e-4
     config.data.name = "camvid"
     config.data.resize = True  # The photographs are shrunk to image_size before the transforms.
-    return config_lib.as_method(config, chosen["method"])
+    return recipe.as_method(config, chosen["method"])

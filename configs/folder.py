@@ -8,14 +8,14 @@ As it stands it wants `DIR/{train,val}/images/NAME.jpg` with classes in `DIR/{tr
 of tasks of one's own, and of larger students.
 """
 
-from sak_jax import config as config_lib
-from sak_jax import recipes
+from sak_jax import recipe
+from sak_jax.methods.sak import recipes
 
 
 def get_config(text: str = ""):
     """The recipe; `method` as in `configs/rooms.py`."""
-    chosen = config_lib.arguments(text, method="sak")
-    config = config_lib.base()
+    chosen = recipe.arguments(text, method="sak")
+    config = recipe.base()
     config.image_size = (96, 128)
     config.batch_size = 8
     config.init_from = "runs/rooms"
@@ -33,4 +33,4 @@ def get_config(text: str = ""):
             "semseg": f"{split}/semseg/{{id}}.png",
             "depth": f"{split}/depth/{{id}}.png",
         }
-    return config_lib.as_method(config, chosen["method"])
+    return recipe.as_method(config, chosen["method"])

@@ -12,7 +12,7 @@ Teachers come from `tools/convert_teacher.py`; the stem starts from an augreg ch
 To try it without weights: `--config.teachers.random=True`. 128 images a step over all devices, for 300 270 steps.
 """
 
-from sak_jax import recipes
+from sak_jax.methods.sak import recipes
 
 
 def get_config(text: str = ""):

@@ -13,7 +13,7 @@ give a foundation model the student's heads (`stem` picks the single-task scores
 docs/data.md. To try it without weights: `--config.teachers.random=True`. 4 images a step over all devices.
 """
 
-from sak_jax import recipes
+from sak_jax.methods.sak import recipes
 
 TASKS = {"semseg": {"channels": 40}, "normals": {}, "edge": {}, "depth": {}}
 _KEYS = ("semseg/mIoU", "depth/RMSE", "normals/mErr", "edge/odsF", "delta_m")

@@ -5,7 +5,7 @@ python -m sak_jax.main --config=configs/pascal_context.py --config.data.root=DIR
 Arguments, starts and baselines are those of `configs/nyud.py`; for the data see docs/data.md.
 """
 
-from sak_jax import recipes
+from sak_jax.methods.sak import recipes
 
 TASKS = {"semseg": {"channels": 21}, "human_parts": {}, "normals": {}, "edge": {}, "sal": {}}
 _KEYS = ("semseg/mIoU", "human_parts/mIoU", "sal/maxF", "normals/mErr", "edge/odsF", "delta_m")

@@ -5,14 +5,14 @@ python -m sak_jax.main --config=configs/rooms.py
 Baselines: `--config=configs/rooms.py:method=multitask` (nothing distilled), `:method=single-semseg` (one task).
 """
 
-from sak_jax import config as config_lib
-from sak_jax import recipes
+from sak_jax import recipe
+from sak_jax.methods.sak import recipes
 
 
 def get_config(text: str = ""):
     """The recipe; `method` is sak, multitask or single-TASK."""
-    chosen = config_lib.arguments(text, method="sak")
-    config = config_lib.base()
+    chosen = recipe.arguments(text, method="sak")
+    config = recipe.base()
     config.image_size = (72, 96)
     config.batch_size = 8
     config.tasks = {
@@ -45,4 +45,4 @@ def get_config(text: str = ""):
     config.data.seed = 0
     config.data.cache = True
     config.distill.data = {"train_length": 1024}
-    return config_lib.as_method(config, chosen["method"])
+    return recipe.as_method(config, chosen["method"])

@@ -2,7 +2,7 @@
 
 import importlib
 
-_EXPORTS = {"build": "sak_jax.builders", "load": "sak_jax.builders", "Outputs": "sak_jax.models.student"}
+_EXPORTS = {"build": "sak_jax.builders", "load": "sak_jax.builders", "Outputs": "sak_jax.methods.sak.student"}
 
 
 def __getattr__(name: str):

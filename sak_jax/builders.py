@@ -6,12 +6,12 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sak_jax.config import ordered, selected_tasks, selected_teachers
 from sak_jax.errors import UserError
-from sak_jax.models.foundation import FoundationStudent
-from sak_jax.models.student import LEVELS, STEMS, Outputs, Student, StudentConfig
-from sak_jax.models.vit import LoRA, ViTConfig
-from sak_jax.teachers import zoo
+from sak_jax.methods.foundation.student import FoundationStudent
+from sak_jax.methods.sak.student import LEVELS, STEMS, Outputs, Student, StudentConfig
+from sak_jax.nn.vit import LoRA, ViTConfig
+from sak_jax.recipe import ordered, selected_tasks, selected_teachers
+from sak_jax.teachers import registry
 from sak_jax.teachers.committee import Committee
 
 
@@ -42,7 +42,7 @@ def student_config(config: ConfigDict, stage: str) -> StudentConfig:
         raise UserError(f"config.model.down_ratio {model.down_ratio} must be at most the width {sizes['width']}")
     if any(side % sizes["patch"] for side in config.image_size):
         raise UserError(f"config.image_size {tuple(config.image_size)} must be multiples of the patch {sizes['patch']}")
-    teachers = tuple((name, zoo.width(teacher["model"])) for name, teacher in selected_teachers(config).items())
+    teachers = tuple((name, registry.width(teacher["model"])) for name, teacher in selected_teachers(config).items())
     aligned = {
         "none": (),
         "all": tuple(name for name, _ in teachers),
@@ -83,9 +83,9 @@ def new_student(config: ConfigDict, stage: str, rngs: nnx.Rngs) -> Student | Fou
         return Student(student_config(config, stage), rngs=rngs)
     options = ordered(config.model.encoder)
     name = options.pop("model")
-    encoder, view = zoo.fresh(name, tuple(config.image_size), dtype=jnp.dtype(config.dtype), rngs=rngs, **options)
+    encoder, view = registry.fresh(name, tuple(config.image_size), dtype=jnp.dtype(config.dtype), rngs=rngs, **options)
     tasks = tuple((task.name, task.channels) for task in selected_tasks(config))
-    return FoundationStudent(encoder, view, zoo.width(name), tasks, dtype=jnp.dtype(config.dtype), rngs=rngs)
+    return FoundationStudent(encoder, view, registry.width(name), tasks, dtype=jnp.dtype(config.dtype), rngs=rngs)
 
 
 def abstract_student(config: ConfigDict, stage: str) -> Student | FoundationStudent:
@@ -115,7 +115,7 @@ def committee(config: ConfigDict) -> Committee | None:
     teachers, views = {}, {}
     for name, settings in selected_teachers(config).items():
         model = settings.pop("model")
-        teachers[name], views[name] = zoo.load(
+        teachers[name], views[name] = registry.load(
             model,
             tuple(config.image_size),
             dtype=jnp.dtype(config.dtype),
@@ -138,7 +138,7 @@ def load(path: epath.PathLike) -> "Predictor":
     Raises:
       UserError: there is no checkpoint.
     """
-    from sak_jax import checkpoints
+    from sak_jax.engine import checkpoints
 
     config, stage, state = checkpoints.load(epath.Path(path).expanduser())
     student = abstract_student(config, stage)

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Shaped
 
-from sak_jax.data.tasks import IGNORE, Task, named
 from sak_jax.errors import UserError
-from sak_jax.models.resize import resize_bilinear
+from sak_jax.nn.resize import resize_bilinear
+from sak_jax.tasks import IGNORE, Task, named
 
 COSINE_EPSILON = 1e-12  # added to squared lengths, as torch.nn.CosineEmbeddingLoss does
 NORMAL_EPSILON = 1e-12  # shortest prediction that has a direction, as in torch.nn.functional.normalize
@@ -134,7 +134,7 @@ TASK_LOSSES: dict[str, TaskLoss] = {
 
 
 def for_task(task: str | Task) -> TaskLoss:
-    """The loss of a task, or of one of `sak_jax.data.tasks.TASKS` by name.
+    """The loss of a task, or of one of `sak_jax.tasks.TASKS` by name.
 
     Raises:
       UserError: there is no such task, or `task.loss` names none.
@@ -151,7 +151,7 @@ def task_loss(
     """A task's loss over a batch, without `task.weight`.
 
     Args:
-      task: says which loss; by name one of `sak_jax.data.tasks.TASKS`.
+      task: says which loss; by name one of `sak_jax.tasks.TASKS`.
       prediction: raw head output at image size.
       label: `[b, h, w]`, or `[b, h, w, 3]` for normals; 255 is not counted.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sak_jax import checkpoints
+from sak_jax.engine import checkpoints
 
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests/recipes/tiny.py")

@@ -14,10 +14,12 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 import sak_jax
-from sak_jax import builders, checkpoints, files, runner
-from sak_jax.data import create_source, prepare, rooms_layouts
+from sak_jax import builders, paths, run
+from sak_jax.data import create_source, prepare
+from sak_jax.data.rooms import layouts
+from sak_jax.engine import checkpoints
+from sak_jax.engine.logs import MetricsLog
 from sak_jax.errors import UserError
-from sak_jax.logs import MetricsLog
 from tests import gcs, runs
 from tests.recipes import tiny
 
@@ -35,7 +37,7 @@ def environment():
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     root = tmp_path_factory.mktemp("original") / "nyud"
-    rooms_layouts.write_nyud(root, 3, 2, size=(32, 40))
+    layouts.write_nyud(root, 3, 2, size=(32, 40))
     return root
 
 
@@ -68,7 +70,7 @@ def test_prepared_data_are_written_after_an_interruption_and_read(original, tmp_
 
 def test_original_files_are_read(original):
     for file in original.glob("*/*"):
-        files.write_bytes(f"gs://bucket/original/{file.relative_to(original)}", file.read_bytes())
+        paths.write_bytes(f"gs://bucket/original/{file.relative_to(original)}", file.read_bytes())
     assert_same(source("gs://bucket/original"), source(original))
 
 
@@ -100,10 +102,10 @@ def test_a_student_is_saved_and_loaded_and_a_half_written_one_is_not_seen():
     config, model = _student()
     workdir = epath.Path("gs://bucket/student")
     checkpoints.write_model(workdir, "multitask", config, model)
-    files.write_bytes(workdir / "checkpoints/multitask/99/model/_METADATA", b"{}")
+    paths.write_bytes(workdir / "checkpoints/multitask/99/model/_METADATA", b"{}")
     half_written = epath.Path("gs://bucket/half_written")
-    files.write_bytes(half_written / f"checkpoints/multitask/{config.multitask.steps}/model/_METADATA", b"{}")
-    assert runner.finished(config, workdir) and not runner.finished(config, half_written)
+    paths.write_bytes(half_written / f"checkpoints/multitask/{config.multitask.steps}/model/_METADATA", b"{}")
+    assert run.finished(config, workdir) and not run.finished(config, half_written)
     assert checkpoints.find(workdir).name == str(config.multitask.steps)
     _, stage, loaded = checkpoints.load(workdir)
     assert stage == "multitask"
@@ -121,7 +123,7 @@ def test_no_such_bucket():
 
 def test_other_object_stores_are_refused():
     with pytest.raises(UserError, match="not s3://"):
-        files.check_remote("s3://bucket/x")
+        paths.check_remote("s3://bucket/x")
 
 
 def test_a_missing_package_is_named(original):

@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from sak_jax import main, runner
+from sak_jax import main
+from sak_jax import run as runner
 from tests import runs
 
 

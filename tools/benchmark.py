@@ -16,14 +16,17 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from sak_jax import command_line, files, flops, sharding, train
-from sak_jax.config import check
+from sak_jax import cli, paths
+from sak_jax.engine import flops
+from sak_jax.engine import loop as train
+from sak_jax.engine import mesh as sharding
+from sak_jax.recipe import check
 
 
-@command_line.exit_status
+@cli.exit_status
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints a line a stage."""
-    parser = command_line.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--steps", type=int, default=20, help="steps that are timed (default %(default)s)")
     parser.add_argument("--output", metavar="FILE.json", help="where to write the figures")
     options, config = parser.parse_recipe(argv)
@@ -36,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, row in figures.items():
         print(name + ": " + ", ".join(f"{key} {value:.4g}" for key, value in row.items()))
     if options.output:
-        files.write_text(options.output, json.dumps(figures, indent=2) + "\n")
+        paths.write_text(options.output, json.dumps(figures, indent=2) + "\n")
 
 
 def measure(config, stage: train.Stage, steps: int) -> dict[str, float]:

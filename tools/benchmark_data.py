@@ -20,8 +20,9 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from sak_jax import command_line
-from sak_jax.data import create_source, files, prepare, rooms_layouts, transforms
+from sak_jax import cli
+from sak_jax.data import create_source, files, prepare, transforms
+from sak_jax.data.rooms import layouts
 
 TASKS = {
     "nyud": ("semseg", "depth", "normals", "edge"),
@@ -111,11 +112,11 @@ def recipes(flags: argparse.Namespace, folder: epath.Path) -> Iterator[tuple[str
         yield flags.data, {"name": flags.data, "root": flags.root}
         return
     if flags.data in (None, "nyud"):
-        rooms_layouts.write_nyud(folder / "nyud", flags.samples, 1)
+        layouts.write_nyud(folder / "nyud", flags.samples, 1)
         yield "nyud", {"name": "nyud", "root": folder / "nyud"}
     if flags.data != "nyud":
         root = folder / "pascal_context"
-        rooms_layouts.write_pascal_context(root, flags.samples, 1, size=(375, 500))
+        layouts.write_pascal_context(root, flags.samples, 1, size=(375, 500))
         add_grain(sorted((root / "JPEGImages").glob("*.jpg")))
         if flags.data != "imagenet":
             yield "pascal_context", {"name": "pascal_context", "root": root}
@@ -123,10 +124,10 @@ def recipes(flags: argparse.Namespace, folder: epath.Path) -> Iterator[tuple[str
             yield "folder", {"name": "folder", "root": root, "train": {"images": "JPEGImages/*.jpg"}}
 
 
-@command_line.exit_status
+@cli.exit_status
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    parser = command_line.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--data", choices=("nyud", "pascal_context", "imagenet"), help="default: all")
     parser.add_argument("--root", help="the folder of original files (default: rooms, written to a temporary folder)")
     parser.add_argument("--samples", type=int, default=40)

@@ -20,23 +20,23 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sak_jax import command_line
-from sak_jax.config import check_workdir, selected_tasks
+from sak_jax import cli
 from sak_jax.errors import UserError
 from sak_jax.metrics.delta_m import delta_m
+from sak_jax.recipe import check_workdir, selected_tasks
 
 METHODS = ("single-task", "multitask", "no-router", "sak")
 
 
-@command_line.exit_status
+@cli.exit_status
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs what is missing, then prints the table and writes `comparison.json`."""
-    parser = command_line.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/compare/NAME")
     options, config = parser.parse_recipe(argv)
-    output = options.output or Path("runs/compare") / command_line.recipe_name(options.config)
+    output = options.output or Path("runs/compare") / cli.recipe_name(options.config)
     tasks = selected_tasks(config)
 
     def plan(seed: int, name: str, method: str, *extra: str) -> tuple[Path, list[str]]:
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         recipe = f"{options.config}{',' if ':' in options.config else ':'}method={method}"
         overrides = [*options.overrides, f"--config.seed={seed}", *extra]
         if (workdir / "results.json").exists():
-            check_workdir(command_line.recipe(recipe, overrides), workdir)
+            check_workdir(cli.recipe(recipe, overrides), workdir)
             return workdir, []
         return workdir, [f"--config={recipe}", f"--workdir={workdir}", *overrides]
 

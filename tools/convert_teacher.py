@@ -10,18 +10,18 @@ the environment variable SAK_JAX_TEACHERS.
 import sys
 from collections.abc import Sequence
 
-from sak_jax import command_line
+from sak_jax import cli
 
 
-@command_line.exit_status
+@cli.exit_status
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    parser = command_line.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("name", metavar="NAME", help="the teacher, as docs/teachers.md calls it")
     parser.add_argument("--input", metavar="FILE", help="a local .safetensors, .bin, .pth, .pt or .npz file")
     parser.add_argument("--output", metavar="DIR", required=True, help="folder of converted weights")
     arguments = parser.parse_args(argv)
-    from sak_jax.convert.teachers import convert_teacher  # After parsing: a mistyped flag is told at once.
+    from sak_jax.teachers.conversion import convert_teacher  # After parsing: a mistyped flag is told at once.
 
     print(f"wrote {convert_teacher(arguments.name, arguments.output, arguments.input)}")
 

@@ -3,7 +3,7 @@
     python tools/evaluate_boundaries.py --predictions=DIR --labels=DIR --max_distance=0.011 --protocol=sak
 
 Predictions are 8-bit grey `{id}.png`. The label of each is `{id}.png`, a boundary map (non-zero is boundary), or
-`{id}.npy`, a label map whose regions' boundaries are the truth. See `sak_jax.metrics.boundary` for what is computed.
+`{id}.npy`, a label map whose regions' boundaries are the truth. See `sak_jax.boundary.score` for what is computed.
 """
 
 import argparse
@@ -22,15 +22,15 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from sak_jax import command_line
+from sak_jax import cli
+from sak_jax.boundary import score
 from sak_jax.errors import UserError
-from sak_jax.metrics import boundary
 
 _UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = command_line.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--predictions", required=True, metavar="DIR", help="folder of {id}.png, 0..255 for 0..1")
     parser.add_argument("--labels", required=True, metavar="DIR", help="folder of {id}.png or {id}.npy")
     parser.add_argument(
@@ -41,12 +41,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="reach of a match as a fraction of the image's diagonal: 0.011 for NYUD-v2, 0.0075 for PASCAL-Context",
     )
     parser.add_argument(
-        "--protocol", required=True, choices=list(boundary.PROTOCOLS), help="their scores are not comparable"
+        "--protocol", required=True, choices=list(score.PROTOCOLS), help="their scores are not comparable"
     )
     parser.add_argument(
         "--truth",
         default="boundary",
-        choices=list(boundary.TRUTHS),
+        choices=list(score.TRUTHS),
         help="what becomes of a {id}.png: 'boundary' (default) thins it; 'label_map' takes it for a label map, which "
         "outlines each curve first, as published scores on NYUD-v2 do; {id}.npy is a label map always",
     )
@@ -117,30 +117,30 @@ def _evaluate_files(
     if min(prediction.shape) < 2:
         raise UserError(f"{prediction_path} is less than 2 pixels high or wide; there is no boundary to score")
     if label_path.suffix == ".npy":
-        thin_truth = boundary.boundary_of_labels(label)
+        thin_truth = score.boundary_of_labels(label)
     else:
-        thin_truth = boundary.truth_of_boundary(label != 0, truth)
-    return boundary.evaluate_image(prediction, thin_truth, max_distance, protocol)
+        thin_truth = score.truth_of_boundary(label != 0, truth)
+    return score.evaluate_image(prediction, thin_truth, max_distance, protocol)
 
 
 def _evaluate_all(pairs: list, evaluate, workers: int) -> tuple[np.ndarray, np.ndarray]:
-    """`counts` and `best` as `boundary.scores` takes them, over all images."""
-    counts = np.zeros((len(boundary.THRESHOLDS), len(boundary.COUNTS)), np.int64)
-    best = np.zeros(len(boundary.COUNTS), np.int64)
+    """`counts` and `best` as `score.scores` takes them, over all images."""
+    counts = np.zeros((len(score.THRESHOLDS), len(score.COUNTS)), np.int64)
+    best = np.zeros(len(score.COUNTS), np.int64)
     workers = min(workers, len(pairs))
     with tqdm(total=len(pairs), unit="image", disable=None) as progress:
 
         def add(image_counts):
             nonlocal counts, best
             counts += image_counts
-            best += boundary.best_counts(image_counts)
+            best += score.best_counts(image_counts)
             progress.update()
 
         if workers == 1:
             for pair in pairs:
                 add(evaluate(pair))
             return counts, best
-        with boundary.worker_pool(workers) as pool:
+        with score.worker_pool(workers) as pool:
             pending = [pool.submit(evaluate, pair) for pair in pairs]
             try:
                 for done in concurrent.futures.as_completed(pending):
@@ -177,7 +177,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     counts, best = _evaluate_all(pairs, functools.partial(_evaluate_files, **settings), arguments.workers)
     if not counts[0, 1]:
         raise UserError(f"--labels={arguments.labels}: not one boundary pixel in {len(pairs)} labels; are they right?")
-    scores = boundary.scores(counts, best)
+    scores = score.scores(counts, best)
     line = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
     print(f"{line}  ({len(pairs)} images, {time.monotonic() - start:.1f} s)")
     if output is not None:
@@ -187,12 +187,12 @@ def run(argv: Sequence[str] | None = None) -> None:
             | settings
             | {
                 "images": len(pairs),
-                "thresholds": boundary.THRESHOLDS.tolist(),
-                "count_columns": boundary.COUNTS,
+                "thresholds": score.THRESHOLDS.tolist(),
+                "count_columns": score.COUNTS,
                 "counts": counts.tolist(),
             },
         )
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.exit_status(run)())
+    sys.exit(cli.exit_status(run)())

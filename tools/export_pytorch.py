@@ -8,18 +8,18 @@ DIR is a workdir or one checkpoint in it. `--output=sak.safetensors` writes that
 import sys
 from collections.abc import Sequence
 
-from sak_jax import command_line
+from sak_jax import cli
 
 
-@command_line.exit_status
+@cli.exit_status
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    parser = command_line.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--checkpoint", required=True, help="a workdir or one checkpoint in it")
     parser.add_argument("--output", required=True, help=".pth (writes .safetensors beside it) or .safetensors")
     parser.add_argument("--merge_lora", action="store_true", help="add low-rank updates into the kernels")
     options = parser.parse_args(argv)
-    from sak_jax.convert import published  # After parsing: a mistyped flag is told before JAX is imported.
+    from sak_jax.methods.sak import published  # After parsing: a mistyped flag is told before JAX is imported.
 
     written = published.export_student(options.checkpoint, options.output, merge=options.merge_lora)
     print(f"wrote {' and '.join(map(str, written))}")

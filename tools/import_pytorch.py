@@ -10,18 +10,18 @@ and `.alpha`; `--merge_lora` adds them into the kernels.
 import sys
 from collections.abc import Sequence
 
-from sak_jax import command_line
+from sak_jax import cli
 
 
-@command_line.exit_status
+@cli.exit_status
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    parser = command_line.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--input", metavar="FILE", required=True, help="published checkpoint, .pth or .safetensors")
     parser.add_argument("--output", metavar="DIR", required=True, help="a new folder")
     parser.add_argument("--merge_lora", action="store_true", help="add low-rank updates into the kernels")
     options, config = parser.parse_recipe(argv)
-    from sak_jax.convert import published  # After parsing: a mistyped flag is told before JAX is imported.
+    from sak_jax.methods.sak import published  # After parsing: a mistyped flag is told before JAX is imported.
 
     stage = published.import_student(config, options.input, options.output, merge=options.merge_lora)
     print(f"wrote the {stage} student of {options.input} to {options.output}")

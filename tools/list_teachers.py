@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sak_jax import command_line, flops
-from sak_jax.teachers import zoo
+from sak_jax import cli
+from sak_jax.engine import flops
+from sak_jax.teachers import registry
 
 FULL_SIZE = {
     *("vit_base", "dinov2_base", "clip_base", "siglip_base", "openaiclip_base", "theia_base"),
@@ -25,10 +26,10 @@ FULL_SIZE = {
 
 def row(name: str, size: tuple[int, int]) -> str:
     """A line of the table."""
-    teacher = zoo.get(name)
+    teacher = registry.get(name)
     config = teacher.for_size(size)
-    module = zoo.abstract(teacher, config)
-    parameters = sum(x.size for x in jax.tree.leaves(nnx.state(zoo.abstract(teacher, teacher.config))))
+    module = registry.abstract(teacher, config)
+    parameters = sum(x.size for x in jax.tree.leaves(nnx.state(registry.abstract(teacher, teacher.config))))
     images = jax.ShapeDtypeStruct((1, *config.image_size, 3), jnp.float32)
     work = flops.count(lambda module, images: module(images), module, images)
     cells = [
@@ -43,17 +44,17 @@ def row(name: str, size: tuple[int, int]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-@command_line.exit_status
+@cli.exit_status
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    parser = command_line.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--image_size", default="448,576", metavar="HEIGHT,WIDTH")
     sides = parser.parse_args(argv).image_size.split(",")
     if len(sides) != 2 or not all(side.isdigit() for side in sides):
         parser.error(f"--image_size={','.join(sides)} is not HEIGHT,WIDTH")
     print("| teacher | parameters, M | GFLOPs | width | weights | licence | verified |")
     print("|---|---|---|---|---|---|---|")
-    for name in zoo.TEACHERS:
+    for name in registry.TEACHERS:
         print(row(name, (int(sides[0]), int(sides[1]))), flush=True)
 
 

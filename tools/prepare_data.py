@@ -8,14 +8,14 @@ Then train with --config.data.root=DIR. Run again after an interruption it conti
 import sys
 from collections.abc import Sequence
 
-from sak_jax import command_line
+from sak_jax import cli
 from sak_jax.data import prepare
 
 
-@command_line.exit_status
+@cli.exit_status
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    parser = command_line.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("dataset", choices=prepare.BUILDERS)
     parser.add_argument("--source", required=True, help="the folder of the original files")
     parser.add_argument("--output", required=True, help="the folder to write to, local or gs://")

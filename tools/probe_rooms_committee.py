@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sak_jax import command_line
-from sak_jax.data.rooms import CLASSES, Rooms
+from sak_jax import cli
+from sak_jax.data.rooms.source import CLASSES, Rooms
 from sak_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from sak_jax.models.vit import ViT
+from sak_jax.nn.vit import ViT
 from sak_jax.teachers import rooms
 
 BLOCK = 8
@@ -74,10 +74,10 @@ def probe(train: np.ndarray, test: np.ndarray, truth: dict, held: dict, penalty:
     }
 
 
-@command_line.exit_status
+@cli.exit_status
 def main(argv: Sequence[str] | None = None) -> None:
     """Probe all networks; print a table."""
-    parser = command_line.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--train", type=int, default=256)
     parser.add_argument("--test", type=int, default=64)
     parser.add_argument("--penalty", type=float, default=100.0)

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from sak_jax.data.rooms import CLASSES
-from sak_jax.models.vit import ViT
+from sak_jax.data.rooms.source import CLASSES
+from sak_jax.nn.vit import ViT
 from sak_jax.teachers import rooms
 
 PRESENT = 24

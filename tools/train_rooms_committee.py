@@ -34,8 +34,8 @@ from flax import nnx
 from rooms_pretexts import PRETEXTS, Pretext
 from tqdm import tqdm
 
-from sak_jax import command_line
-from sak_jax.data.rooms import Rooms
+from sak_jax import cli
+from sak_jax.data.rooms.source import Rooms
 from sak_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from sak_jax.teachers import rooms
 
@@ -159,10 +159,10 @@ def evaluate(model: Pretext, scenes: dict) -> dict:
     return scores
 
 
-@command_line.exit_status
+@cli.exit_status
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, evaluate, write."""
-    parser = command_line.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("name", choices=list(PRETEXTS))
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch_size", type=int, default=32)

@@ -6,19 +6,19 @@ python tools/write_rooms.py nyud|pascal_context --output=DIR [--train=20 --val=1
 import sys
 from collections.abc import Sequence
 
-from sak_jax import command_line
-from sak_jax.data import rooms_layouts
+from sak_jax import cli
+from sak_jax.data.rooms import layouts
 
 LAYOUTS = {
-    "nyud": (rooms_layouts.write_nyud, (425, 560)),
-    "pascal_context": (rooms_layouts.write_pascal_context, (375, 500)),
+    "nyud": (layouts.write_nyud, (425, 560)),
+    "pascal_context": (layouts.write_pascal_context, (375, 500)),
 }
 
 
-@command_line.exit_status
+@cli.exit_status
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
-    parser = command_line.Parser(__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument("layout", choices=LAYOUTS)
     parser.add_argument("--output", required=True, help="a folder that does not exist yet, or is empty")
     parser.add_argument("--train", type=int, default=20, help="training images (default %(default)s)")

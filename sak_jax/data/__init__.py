@@ -41,7 +41,7 @@ def create_source(data: Mapping, split: str, tasks: Sequence[str], image_size: S
 
 
 def _rooms(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    from sak_jax.data.rooms import Rooms
+    from sak_jax.data.rooms.source import Rooms
 
     length = data.get(f"{split}_length", 0)
     if length <= 0:
@@ -50,13 +50,13 @@ def _rooms(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) ->
 
 
 def _camvid(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    from sak_jax.data.camvid import CamVid
+    from sak_jax.data.sets.camvid import CamVid
 
     return CamVid(_root(data), split, tasks, **_options(data, image_size))
 
 
 def _folder(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    from sak_jax.data.folder import Folder
+    from sak_jax.data.sets.folder import Folder
 
     if split not in data:
         raise UserError(f"data.{split} is missing: for data.name='folder' it holds the patterns of images and labels")
@@ -64,19 +64,19 @@ def _folder(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -
 
 
 def _nyud(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    from sak_jax.data.nyud import NYUD
+    from sak_jax.data.sets.nyud import NYUD
 
     return _files_or_prepared(NYUD, data, split, tasks, image_size)
 
 
 def _pascal_context(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    from sak_jax.data.pascal_context import PASCALContext
+    from sak_jax.data.sets.pascal_context import PASCALContext
 
     return _files_or_prepared(PASCALContext, data, split, tasks, image_size)
 
 
 def _imagenet(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    from sak_jax.data.imagenet import ImageNet
+    from sak_jax.data.sets.imagenet import ImageNet
 
     return _files_or_prepared(ImageNet, data, split, tasks, image_size)
 

@@ -13,9 +13,9 @@ from array_record.python import array_record_module
 from etils import epath
 
 from sak_jax.data import files
-from sak_jax.data.sources import FileSource, check_samples
+from sak_jax.data.source import FileSource, check_samples
 from sak_jax.errors import UserError
-from sak_jax.files import check_remote
+from sak_jax.paths import check_remote
 
 _INFO = "dataset_info.json"
 _MAPS = ("semseg", "human_parts", "sal", "edge")

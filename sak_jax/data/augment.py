@@ -8,7 +8,7 @@ from jaxtyping import Float32, Int, Shaped, UInt8
 from PIL import Image
 
 from sak_jax import normalisation
-from sak_jax.data.tasks import IGNORE
+from sak_jax.tasks import IGNORE
 
 IMAGENET_MEAN = np.array(normalisation.MEAN, np.float32)
 IMAGENET_STD = np.array(normalisation.STD, np.float32)

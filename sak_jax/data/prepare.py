@@ -16,10 +16,11 @@ from array_record.python import array_record_module
 from etils import epath
 from tqdm import tqdm
 
-from sak_jax.data import arrayrecord, imagenet, nyud, pascal_context
-from sak_jax.data.sources import FileSource, join
+from sak_jax.data import arrayrecord
+from sak_jax.data.sets import imagenet, nyud, pascal_context
+from sak_jax.data.source import FileSource, join
 from sak_jax.errors import UserError
-from sak_jax.files import check_remote, is_remote
+from sak_jax.paths import check_remote, is_remote
 
 _THREADS = 8
 

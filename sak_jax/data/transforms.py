@@ -28,8 +28,8 @@ from sak_jax.data.augment import (
     resize_bilinear,
     unpad,
 )
-from sak_jax.data.tasks import IGNORE, TASKS, Task
 from sak_jax.errors import UserError
+from sak_jax.tasks import IGNORE, TASKS, Task
 
 __all__ = [
     "IMAGENET_MEAN", "IMAGENET_STD", "distill_transform", "evaluation_transform", "multitask_transform", "unpad"

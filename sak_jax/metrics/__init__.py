@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from sak_jax.data.tasks import Task, named
 from sak_jax.errors import UserError
 from sak_jax.metrics.depth import RootMeanSquareError
 from sak_jax.metrics.loss import MeanLoss
@@ -11,13 +10,14 @@ from sak_jax.metrics.metric import Metric
 from sak_jax.metrics.normals import MeanAngularError
 from sak_jax.metrics.saliency import MaximalFMeasure
 from sak_jax.metrics.segmentation import MeanIoU
+from sak_jax.tasks import Task, named
 
 __all__ = ["METRICS", "Metric", "for_task", "higher_is_better"]
 
 
 def _boundary(task: Task, **options: Any) -> Metric:
     # Imported when asked for: it brings image-processing libraries that no other metric needs.
-    from sak_jax.metrics.boundary import Boundary
+    from sak_jax.boundary.score import Boundary
 
     return Boundary(**options)
 
@@ -42,7 +42,7 @@ def for_task(task: str | Task, **options: Any) -> Metric:
     """The metric of a task.
 
     Args:
-      task: says which metric; by name one of `sak_jax.data.tasks.TASKS`.
+      task: says which metric; by name one of `sak_jax.tasks.TASKS`.
       options: passed to the metric; only "odsF" takes any, see `boundary.Boundary`.
 
     Raises:

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
 from sak_jax import losses
-from sak_jax.data.tasks import IGNORE, Task
 from sak_jax.metrics.metric import Metric
+from sak_jax.tasks import IGNORE, Task
 
 
 class MeanLoss(Metric):

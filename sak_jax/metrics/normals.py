@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from sak_jax.data.tasks import IGNORE
 from sak_jax.losses import unit_vectors
 from sak_jax.metrics.metric import Metric, mean
+from sak_jax.tasks import IGNORE
 
 
 class MeanAngularError(Metric):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
-from sak_jax.data.tasks import IGNORE
 from sak_jax.metrics.metric import Metric
+from sak_jax.tasks import IGNORE
 
 THRESHOLDS = np.arange(1, 20, dtype=np.float32) / np.float32(20)  # 0.05, 0.10 .. 0.95
 BETA_SQUARED = 0.3

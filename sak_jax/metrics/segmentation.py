@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
-from sak_jax.data.tasks import IGNORE
 from sak_jax.metrics.metric import Metric
+from sak_jax.tasks import IGNORE
 
 
 class MeanIoU(Metric):

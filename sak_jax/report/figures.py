@@ -11,11 +11,11 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Shaped, UInt8
 
-from sak_jax import files
-from sak_jax.data import tasks, transforms
+from sak_jax import paths, tasks
+from sak_jax.data import transforms
 from sak_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from sak_jax.evaluate import Evaluator, number
-from sak_jax.models.student import Student
+from sak_jax.engine.evaluate import Evaluator, number
+from sak_jax.methods.sak.student import Student
 
 Picture = UInt8[np.ndarray, "h w 3"]
 
@@ -35,10 +35,10 @@ def write(workdir: epath.Path, evaluator: Evaluator, student: Student, scores: d
     ok, encoded = cv2.imencode(".png", picture[..., ::-1])
     if not ok:
         raise OSError("the picture of predictions could not be encoded")
-    files.write_bytes(folder / "predictions.png", encoded.tobytes())
+    paths.write_bytes(folder / "predictions.png", encoded.tobytes())
     config = evaluator.config
     page = _page(workdir.name, scores, config.baselines, config.published, delta, encoded.tobytes())
-    files.write_bytes(folder / "index.html", page.encode())
+    paths.write_bytes(folder / "index.html", page.encode())
 
 
 def predictions(evaluator: Evaluator, student: Student, images: int) -> Picture:

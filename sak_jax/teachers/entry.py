@@ -7,7 +7,7 @@ from etils import epath
 from flax import nnx
 
 from sak_jax import normalisation
-from sak_jax.convert.formats import Format
+from sak_jax.weights.formats import Format
 
 IMAGENET = normalisation.MEAN, normalisation.STD
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -12,12 +12,12 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from sak_jax.convert import files, rules
-from sak_jax.convert.formats import own_rules
 from sak_jax.errors import UserError
-from sak_jax.models.vit import ViT, ViTConfig
+from sak_jax.nn.vit import ViT, ViTConfig
 from sak_jax.teachers.entry import IMAGENET, PACKAGED, Teacher
 from sak_jax.teachers.vits import PLAIN
+from sak_jax.weights import files, rules
+from sak_jax.weights.formats import own_rules
 
 IMAGE_SIZE = (72, 96)
 STEM = ViTConfig(96, 8, 3, 8, (1, 3, 5, 7), IMAGE_SIZE)

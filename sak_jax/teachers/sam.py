@@ -8,9 +8,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sak_jax.convert import timm
-from sak_jax.models import layers, resize
+from sak_jax.nn import layers, resize
 from sak_jax.teachers.entry import IMAGENET, TAPS, Family, Teacher
+from sak_jax.weights import names_timm
 
 QUERY_ROWS = 8
 """Global attention takes this many rows of queries at a time: 4096 tokens would need 0.8 GB of logits an image."""
@@ -197,7 +197,7 @@ TEACHERS = [
         source=f"timm/samvit_{size}_patch16.sa1b",
         licence="Apache-2.0",
         normalisation=IMAGENET,
-        formats=(timm.SAM, timm.SAM_ORIGINAL, timm.SAM_TRANSFORMERS),
+        formats=(names_timm.SAM, names_timm.SAM_ORIGINAL, names_timm.SAM_TRANSFORMERS),
         pad_to=1024,
     )
     for size, (width, depth, heads) in SIZES.items()

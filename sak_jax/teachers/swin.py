@@ -9,11 +9,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sak_jax.convert import timm
 from sak_jax.errors import UserError
-from sak_jax.models import layers
+from sak_jax.nn import layers
 from sak_jax.teachers.entry import IMAGENET, Family, Teacher
 from sak_jax.teachers.sam import from_windows, to_windows
+from sak_jax.weights import names_timm
 
 EPS = 1e-5
 
@@ -210,7 +210,7 @@ TEACHERS = [
         source=f"timm/swin_{size}_patch4_window7_224.{weights}",
         licence="MIT",
         normalisation=IMAGENET,
-        formats=(timm.SWIN, timm.SWIN_ORIGINAL),
+        formats=(names_timm.SWIN, names_timm.SWIN_ORIGINAL),
     )
     for size, (width, depths, heads, weights) in SIZES.items()
 ]

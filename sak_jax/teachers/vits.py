@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 from flax import nnx
 
-from sak_jax.convert import authors, huggingface, timm
-from sak_jax.models import resize
-from sak_jax.models.vit import ViT, ViTConfig
+from sak_jax.nn import resize
+from sak_jax.nn.vit import ViT, ViTConfig
 from sak_jax.teachers.entry import CLIP, HALF, IMAGENET, TAPS, Family, Teacher
+from sak_jax.weights import names_authors, names_huggingface, names_timm
 
 SIZES = {
     "small": {"width": 384, "depth": 12, "heads": 6},
@@ -61,7 +61,7 @@ def _augreg() -> list[Teacher]:
             + ("orig_in21k" if size == "huge" else "augreg_in21k_ft_in1k"),
             licence="Apache-2.0",
             normalisation=HALF,
-            formats=(authors.AUGREG, timm.VIT),
+            formats=(names_authors.AUGREG, names_timm.VIT),
         )
         for size, patch, image in names.values()
     ]
@@ -81,7 +81,7 @@ def _dinov2() -> list[Teacher]:
                     source=f"timm/vit_{size}_patch14_{'reg4_' if registers else ''}dinov2.lvd142m",
                     licence="Apache-2.0",
                     normalisation=IMAGENET,
-                    formats=(huggingface.DINOV2, authors.DINOV2, timm.VIT),
+                    formats=(names_huggingface.DINOV2, names_authors.DINOV2, names_timm.VIT),
                 )
             )
     return teachers
@@ -109,7 +109,7 @@ def _clip() -> list[Teacher]:
             source=source,
             licence=licence,
             normalisation=HALF if name in ("clip_large", "openclip_large") else CLIP,
-            formats=(timm.VIT, authors.OPEN_CLIP, huggingface.CLIP),
+            formats=(names_timm.VIT, names_authors.OPEN_CLIP, names_huggingface.CLIP),
             file="model.safetensors" if source.startswith("timm/") else "open_clip_pytorch_model.bin",
         )
         for name, (size, patch, image, more, source, licence) in names.items()
@@ -136,7 +136,7 @@ def _dinov3() -> list[Teacher]:
             source=f"facebook/dinov3-{file}-pretrain-lvd1689m",
             licence="DINOv3 License",
             normalisation=IMAGENET,
-            formats=(huggingface.DINOV3, authors.DINOV3, timm.DINOV3_WITH_BIASES, timm.DINOV3),
+            formats=(names_huggingface.DINOV3, names_authors.DINOV3, names_timm.DINOV3_WITH_BIASES, names_timm.DINOV3),
             file="model.safetensors.index.json" if size == "7b" else "model.safetensors",
         )
         for size, (width, depth, heads, file, options) in sizes.items()
@@ -169,7 +169,7 @@ def _siglip() -> list[Teacher]:
             source=source,
             licence="Apache-2.0",
             normalisation=HALF,
-            formats=(huggingface.SIGLIP, timm.VIT),
+            formats=(names_huggingface.SIGLIP, names_timm.VIT),
         )
         for name, (size, patch, image, source) in models.items()
     ]
@@ -184,7 +184,7 @@ def _theia() -> list[Teacher]:
             source=f"theaiinstitute/theia-{size}-patch16-224-cdiv",
             licence="The AI Institute License",
             normalisation=IMAGENET,
-            formats=(huggingface.THEIA,),
+            formats=(names_huggingface.THEIA,),
         )
         for size in ("small", "base")
     ]
@@ -221,7 +221,7 @@ def _radio() -> list[Teacher]:
             source=source,
             licence=licence,
             normalisation=CLIP,
-            formats=tuple(huggingface.RADIO),
+            formats=tuple(names_huggingface.RADIO),
         )
         for name, (size, more, source, licence) in models.items()
     ]

@@ -2,14 +2,14 @@ import shutil
 
 import pytest
 
-from sak_jax.data import rooms_layouts
+from sak_jax.data.rooms import layouts
 
 
 @pytest.fixture(scope="session")
 def nyud_files(tmp_path_factory):
     """NYUD-v2's layout with 5 + 3 rooms of 48 x 64; read only."""
     root = tmp_path_factory.mktemp("original") / "nyud"
-    rooms_layouts.write_nyud(root, 5, 3, size=(48, 64))
+    layouts.write_nyud(root, 5, 3, size=(48, 64))
     return root
 
 
@@ -17,7 +17,7 @@ def nyud_files(tmp_path_factory):
 def pascal_files(tmp_path_factory):
     """PASCAL-Context's layout with 6 + 3 rooms of 60 x 80; read only."""
     root = tmp_path_factory.mktemp("original") / "pascal_context"
-    rooms_layouts.write_pascal_context(root, 6, 3, size=(60, 80))
+    layouts.write_pascal_context(root, 6, 3, size=(60, 80))
     return root
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sak_jax.data import arrayrecord, create_source, pipeline, prepare, transforms
-from sak_jax.data.nyud import NYUD
-from sak_jax.data.pascal_context import PASCALContext
+from sak_jax.data.sets.nyud import NYUD
+from sak_jax.data.sets.pascal_context import PASCALContext
 from sak_jax.errors import UserError
 
 SOURCES = {"nyud": NYUD, "pascal_context": PASCALContext}
@@ -152,7 +152,7 @@ def test_pickles_small(prepared):
 
 
 def test_what_cannot_be_stored_exactly_is_refused():
-    from sak_jax.data.rooms import Rooms
+    from sak_jax.data.rooms.source import Rooms
 
     sample = Rooms("train", 1, tasks=("normals",))[0]
     with pytest.raises(UserError, match="cannot be stored without loss"):

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from sak_jax.data import augment, transforms
-from sak_jax.data.tasks import TASKS, Task
 from sak_jax.errors import UserError
+from sak_jax.tasks import TASKS, Task
 
 SIZE = (48, 64)
 ALL = ("semseg", "human_parts", "sal", "normals", "edge", "depth")

@@ -1,6 +1,6 @@
 """The recipes of the reference cases: `published.py:case=student_small_aligned_nyud`."""
 
-from sak_jax import config as config_lib
+from sak_jax import recipe
 
 CASES = {
     "student_small_aligned_nyud": ("small", (64, 96), {"semseg": {}, "normals": {}, "edge": {}, "depth": {}}),
@@ -14,8 +14,8 @@ CASES = {
 
 
 def get_config(text: str = ""):
-    config = config_lib.base()
-    case = config_lib.arguments(text, case="student_small_aligned_nyud")["case"]
+    config = recipe.base()
+    case = recipe.arguments(text, case="student_small_aligned_nyud")["case"]
     config.model.stem, config.image_size, config.tasks = CASES[case]
     config.teachers.update(
         {"dinov2": {"model": "dinov2_base"}, "clip": {"model": "clip_base"}, "sam": {"model": "sam_base"}}

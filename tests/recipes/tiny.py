@@ -1,11 +1,11 @@
 """A recipe of both stages that compiles and runs in seconds: rooms of 24 x 32 pixels and a stem of width 16."""
 
-from sak_jax import config as config_lib
+from sak_jax import recipe
 
 
 def get_config(text: str = ""):
-    chosen = config_lib.arguments(text, method="sak")
-    config = config_lib.base()
+    chosen = recipe.arguments(text, method="sak")
+    config = recipe.base()
     config.image_size = (24, 32)
     config.batch_size = 8
     config.eval_batch_size = 8
@@ -25,4 +25,4 @@ def get_config(text: str = ""):
     config.checkpoint.every = 3
     config.log_every = 1
     config.compilation_cache = ""
-    return config_lib.as_method(config, chosen["method"])
+    return recipe.as_method(config, chosen["method"])

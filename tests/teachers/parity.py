@@ -5,9 +5,9 @@ import numpy as np
 import torch
 from flax import nnx
 
-from sak_jax.convert import formats
-from sak_jax.teachers import zoo
+from sak_jax.teachers import registry
 from sak_jax.teachers.entry import Teacher
+from sak_jax.weights import formats
 
 TOLERANCE = 1e-5
 """Relative, of whole models in float32: a dozen blocks accumulate rounding of some 1e-7 each."""
@@ -47,14 +47,14 @@ def image(size: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 def convert(teacher: Teacher, weights: dict[str, np.ndarray]) -> nnx.State:
     """Our teacher's state from foreign weights."""
-    native = zoo.abstract(teacher, teacher.config)
+    native = registry.abstract(teacher, teacher.config)
     return formats.read(native, teacher.config, weights, teacher.formats, teacher.name)[0]
 
 
 def maps(teacher: Teacher, state: nnx.State, size: tuple[int, int], *, pad: bool = True) -> list[np.ndarray]:
     """Our maps of the test image of an image size."""
-    module = zoo.fitted(teacher, state, teacher.for_size(size, pad=pad))
-    view = zoo.view_of(teacher, pad=pad)
+    module = registry.fitted(teacher, state, teacher.for_size(size, pad=pad))
+    view = registry.view_of(teacher, pad=pad)
     return [np.asarray(x) for x in jax.jit(lambda module, x: module(view(x)))(module, image(size))]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sak_jax.teachers import zoo
+from sak_jax.teachers import registry
 from sak_jax.teachers.committee import Committee
 from sak_jax.teachers.views import View
 
@@ -15,7 +15,7 @@ def images():
 
 
 def test_each_teacher_gives_what_it_gives_alone(images):
-    loaded = {name: zoo.load(f"rooms_{name}", (72, 96)) for name in ("scene", "geometry")}
+    loaded = {name: registry.load(f"rooms_{name}", (72, 96)) for name in ("scene", "geometry")}
     committee = Committee(
         {n: module for n, (module, _) in loaded.items()}, {n: view for n, (_, view) in loaded.items()}
     )

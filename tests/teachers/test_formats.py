@@ -11,9 +11,9 @@ from open_clip.transformer import VisionTransformer as OpenClip
 from timm.layers import LayerNorm, SwiGLUPacked
 from timm.models import eva, vision_transformer, vision_transformer_sam
 
-from sak_jax.convert import augreg, authors, files, formats, huggingface, rules, timm
 from sak_jax.errors import UserError
-from sak_jax.teachers import zoo
+from sak_jax.teachers import registry
+from sak_jax.weights import files, formats, names_augreg, names_authors, names_huggingface, names_timm, rules
 from tests.teachers.parity import check, convert, fill, image, maps, nchw, timm_maps
 
 SIZE = (64, 64)
@@ -24,7 +24,7 @@ GATED = {"intermediate_size": 88, "use_gated_mlp": True, "hidden_act": "silu"}
 
 def tiny(name, formats, **options):
     """The teacher `name`, but 4 blocks of 32 channels for images of 64 x 64."""
-    teacher = zoo.get(name)
+    teacher = registry.get(name)
     config = dataclasses.replace(
         teacher.config, width=32, depth=4, heads=2, patch=16, taps=TAPS, image_size=SIZE, **options
     )
@@ -41,49 +41,49 @@ def hidden_maps(reference, prefix):
 HUGGING_FACE = {
     "dinov2": (
         lambda: transformers.Dinov2Model(transformers.Dinov2Config(**SHAPE)),
-        tiny("dinov2_base", (huggingface.DINOV2,)),
+        tiny("dinov2_base", (names_huggingface.DINOV2,)),
     ),
     "dinov2, SwiGLU": (
         lambda: transformers.Dinov2Model(transformers.Dinov2Config(**SHAPE, use_swiglu_ffn=True)),
-        tiny("dinov2_giant", (huggingface.DINOV2,), mlp_hidden=88),
+        tiny("dinov2_giant", (names_huggingface.DINOV2,), mlp_hidden=88),
     ),
     "dinov2, registers": (
         lambda: transformers.Dinov2WithRegistersModel(transformers.Dinov2WithRegistersConfig(**SHAPE)),
-        tiny("dinov2_base_registers", (huggingface.DINOV2,)),
+        tiny("dinov2_base_registers", (names_huggingface.DINOV2,)),
     ),
     "dinov3": (
         lambda: transformers.DINOv3ViTModel(
             transformers.DINOv3ViTConfig(**SHAPE, intermediate_size=128, num_register_tokens=4)
         ),
-        tiny("dinov3_base", (huggingface.DINOV3,)),
+        tiny("dinov3_base", (names_huggingface.DINOV3,)),
     ),
     "dinov3, SwiGLU": (
         lambda: transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**SHAPE, **GATED, num_register_tokens=4)),
-        tiny("dinov3_huge_plus", (huggingface.DINOV3,), mlp_hidden=88),
+        tiny("dinov3_huge_plus", (names_huggingface.DINOV3,), mlp_hidden=88),
     ),
     "dinov3, SwiGLU, no bias": (
         lambda: transformers.DINOv3ViTModel(
             transformers.DINOv3ViTConfig(**SHAPE, **GATED, num_register_tokens=4, query_bias=False, value_bias=False)
         ),
-        tiny("dinov3_7b", (huggingface.DINOV3,), mlp_hidden=88),
+        tiny("dinov3_7b", (names_huggingface.DINOV3,), mlp_hidden=88),
     ),
     "siglip": (
         lambda: transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**SHAPE, intermediate_size=88)),
-        tiny("siglip_so400m", (huggingface.SIGLIP,), mlp_hidden=88),
+        tiny("siglip_so400m", (names_huggingface.SIGLIP,), mlp_hidden=88),
     ),
     "clip": (
         lambda: transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**SHAPE, intermediate_size=128)),
-        tiny("openaiclip_base", (huggingface.CLIP,)),
+        tiny("openaiclip_base", (names_huggingface.CLIP,)),
     ),
     "vit": (
         lambda: transformers.ViTModel(transformers.ViTConfig(**SHAPE, intermediate_size=128), add_pooling_layer=False),
-        tiny("theia_base", (huggingface.THEIA,)),
+        tiny("theia_base", (names_huggingface.THEIA,)),
     ),
     "radio": (
         lambda: transformers.RadioModel(
             transformers.RadioConfig(**SHAPE, max_img_size=64, num_cls_tokens=3, num_registers=5)
         ),
-        tiny("cradio3_base", tuple(huggingface.RADIO)),
+        tiny("cradio3_base", tuple(names_huggingface.RADIO)),
     ),
 }
 
@@ -134,7 +134,7 @@ def tiny_eva(**options):
 @pytest.mark.parametrize(
     ("reference", "teacher"),
     [
-        (lambda: tiny_vit(), tiny("vit_base", (timm.VIT,))),
+        (lambda: tiny_vit(), tiny("vit_base", (names_timm.VIT,))),
         (
             lambda: tiny_vit(
                 mlp_layer=SwiGLUPacked,
@@ -144,17 +144,17 @@ def tiny_eva(**options):
                 reg_tokens=4,
                 no_embed_class=True,
             ),  # fmt: skip
-            tiny("dinov2_giant_registers", (timm.VIT,), mlp_hidden=88),
+            tiny("dinov2_giant_registers", (names_timm.VIT,), mlp_hidden=88),
         ),
-        (lambda: tiny_eva(qkv_bias=True), tiny("dinov3_base", (timm.DINOV3_WITH_BIASES,))),
-        (lambda: tiny_eva(qkv_bias=False), tiny("dinov3_base", (timm.DINOV3,))),
+        (lambda: tiny_eva(qkv_bias=True), tiny("dinov3_base", (names_timm.DINOV3_WITH_BIASES,))),
+        (lambda: tiny_eva(qkv_bias=False), tiny("dinov3_base", (names_timm.DINOV3,))),
         (
             lambda: tiny_eva(qkv_bias=True, swiglu_mlp=True, swiglu_align_to=8, mlp_ratio=2.75),
-            tiny("dinov3_huge_plus", (timm.DINOV3_WITH_BIASES,), mlp_hidden=88),
+            tiny("dinov3_huge_plus", (names_timm.DINOV3_WITH_BIASES,), mlp_hidden=88),
         ),
         (
             lambda: tiny_eva(qkv_bias=False, swiglu_mlp=True, swiglu_align_to=8, mlp_ratio=2.75),
-            tiny("dinov3_7b", (timm.DINOV3,), mlp_hidden=88),
+            tiny("dinov3_7b", (names_timm.DINOV3,), mlp_hidden=88),
         ),
     ],
 )
@@ -181,7 +181,7 @@ def numpy_state(weights):
 def random_of(teacher, seed=0):
     """A random state of a teacher."""
     rng = np.random.default_rng(seed)
-    flat = nnx.to_flat_state(nnx.state(zoo.abstract(teacher, teacher.config)))
+    flat = nnx.to_flat_state(nnx.state(registry.abstract(teacher, teacher.config)))
     leaves = {path: leaf.replace(rng.standard_normal(leaf.get_value().shape, np.float32)) for path, leaf in flat}
     return nnx.from_flat_state(leaves)
 
@@ -189,17 +189,21 @@ def random_of(teacher, seed=0):
 @pytest.mark.parametrize("name", ["dinov2_base", "dinov2_giant"])
 def test_dinov2s_own_names(name):
     """Against timm's own converter: our state -> Meta's names -> timm's converter -> timm's names -> our state."""
-    teacher = tiny(name, (timm.VIT,))
+    teacher = tiny(name, (names_timm.VIT,))
     state = random_of(teacher)
-    theirs = rules.export(state, authors.dinov2_rules(teacher.config)) | {"mask_token": np.zeros((1, 32), np.float32)}
-    same(formats.read(state, teacher.config, theirs, (authors.DINOV2,), "x")[0], state)
+    theirs = rules.export(state, names_authors.dinov2_rules(teacher.config)) | {
+        "mask_token": np.zeros((1, 32), np.float32)
+    }
+    same(formats.read(state, teacher.config, theirs, (names_authors.DINOV2,), "x")[0], state)
     same(convert(teacher, numpy_state(vision_transformer._convert_dinov2(torch_state(theirs), None))), state)
 
 
 def test_dinov2s_own_names_with_registers():
-    teacher = tiny("dinov2_base_registers", (timm.VIT,))
+    teacher = tiny("dinov2_base_registers", (names_timm.VIT,))
     state = random_of(teacher)
-    theirs = rules.export(state, authors.dinov2_rules(teacher.config)) | {"mask_token": np.zeros((1, 32), np.float32)}
+    theirs = rules.export(state, names_authors.dinov2_rules(teacher.config)) | {
+        "mask_token": np.zeros((1, 32), np.float32)
+    }
     converted = convert(teacher, numpy_state(vision_transformer._convert_dinov2(torch_state(theirs), None)))
     # timm folds the class token's position into the class token.
     positions, token = state["position_embedding"].get_value(), state["class_token"].get_value()
@@ -211,23 +215,23 @@ def test_dinov2s_own_names_with_registers():
 
 @pytest.mark.parametrize("name", ["dinov3_base", "dinov3_huge_plus"])
 def test_dinov3s_own_names(name):
-    teacher = tiny(name, (timm.DINOV3_WITH_BIASES,))
+    teacher = tiny(name, (names_timm.DINOV3_WITH_BIASES,))
     flat = dict(nnx.to_flat_state(random_of(teacher)))
     flat["blocks", "attention", "qkv", "bias"].get_value()[:, 32:64] = 0
     state = nnx.from_flat_state(flat)
-    theirs = rules.export(state, authors.dinov3_rules(teacher.config))
+    theirs = rules.export(state, names_authors.dinov3_rules(teacher.config))
     extra = {"mask_token": np.zeros((1, 32), np.float32), "rope_embed.periods": np.zeros((4,), np.float32)}
-    same(formats.read(state, teacher.config, theirs | extra, (authors.DINOV3,), "x")[0], state)
+    same(formats.read(state, teacher.config, theirs | extra, (names_authors.DINOV3,), "x")[0], state)
     reference = tiny_eva(qkv_bias=True, **({"swiglu_mlp": True} if name == "dinov3_huge_plus" else {}))
     same(convert(teacher, numpy_state(eva.checkpoint_filter_fn(torch_state(theirs | extra), reference))), state)
 
 
 def test_sams_own_names():
-    teacher = zoo.get("sam_base")
+    teacher = registry.get("sam_base")
     config = dataclasses.replace(teacher.config, width=32, heads=2, image_size=(256, 256))
     teacher = dataclasses.replace(teacher, config=config)
     state = random_of(teacher)
-    theirs = rules.export(state, timm.SAM_ORIGINAL.table(config), labels=timm.SAM_ORIGINAL.labels(config))
+    theirs = rules.export(state, names_timm.SAM_ORIGINAL.table(config), labels=names_timm.SAM_ORIGINAL.labels(config))
     theirs["mask_decoder.x"] = np.zeros(1, np.float32)
     same(convert(teacher, theirs), state)
     same(convert(teacher, numpy_state(vision_transformer_sam.checkpoint_filter_fn(torch_state(theirs), None))), state)
@@ -235,7 +239,7 @@ def test_sams_own_names():
 
 @torch.no_grad()
 def test_sams_names_in_transformers(tmp_path):
-    teacher = zoo.get("sam_base")
+    teacher = registry.get("sam_base")
     config = dataclasses.replace(teacher.config, width=32, heads=2, image_size=(256, 256))
     teacher = dataclasses.replace(teacher, config=config, pad_to=None)
     shape = {key: value for key, value in SHAPE.items() if "size" not in key or key == "hidden_size"}
@@ -257,7 +261,7 @@ def test_open_clips_names():
         image_size=64, patch_size=16, width=32, layers=4, heads=2, mlp_ratio=4, output_dim=8,
         act_layer=lambda: torch.nn.GELU(),
     ).eval()  # fmt: skip
-    teacher = tiny("openclip_base", (authors.OPEN_CLIP,))
+    teacher = tiny("openclip_base", (names_authors.OPEN_CLIP,))
     weights = {f"visual.{key}": value for key, value in fill(reference).items()}
     weights |= {key: np.zeros((3, 3), np.float32) for key in ("token_embedding.weight", "transformer.resblocks.0.x")}
     weights |= {"logit_scale": np.zeros((), np.float32), "positional_embedding": np.zeros((7, 5), np.float32)}
@@ -267,22 +271,22 @@ def test_open_clips_names():
 
 
 def test_augregs_npz(tmp_path):
-    teacher = tiny("vit_base", (authors.AUGREG,))
+    teacher = tiny("vit_base", (names_authors.AUGREG,))
     state = random_of(teacher)
-    theirs = rules.export(state, augreg.augreg_rules(teacher.config))
+    theirs = rules.export(state, names_augreg.augreg_rules(teacher.config))
     theirs |= {f"Transformer/encoder_norm/{leaf}": np.ones((32,), np.float32) for leaf in ("scale", "bias")}
     theirs |= {"head/kernel": np.zeros((32, 10), np.float32), "head/bias": np.zeros((10,), np.float32)}
     np.savez(tmp_path / "augreg.npz", **theirs)
     reference = tiny_vit()
     reference.load_pretrained(tmp_path / "augreg.npz")
     same(convert(teacher, files.read_weights(tmp_path / "augreg.npz")), state)
-    same(convert(dataclasses.replace(teacher, formats=(timm.VIT,)), numpy_state(reference.state_dict())), state)
+    same(convert(dataclasses.replace(teacher, formats=(names_timm.VIT,)), numpy_state(reference.state_dict())), state)
 
 
 def test_another_models_file_is_refused():
-    teacher = zoo.get("dinov2_base")
+    teacher = registry.get("dinov2_base")
     with pytest.raises(UserError, match="x.pth.*of no format known for this model"):
         formats.identify({"conv1.weight": np.zeros(1)}, teacher.formats, "x.pth")
-    small = tiny("dinov2_base", (timm.VIT,))
+    small = tiny("dinov2_base", (names_timm.VIT,))
     with pytest.raises(UserError, match="dinov2_base: key .* is missing"):
-        convert(small, rules.export(random_of(tiny("vit_base", ())), timm.vit_rules(small.config)))
+        convert(small, rules.export(random_of(tiny("vit_base", ())), names_timm.vit_rules(small.config)))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sak_jax.convert import files
 from sak_jax.errors import UserError
-from sak_jax.models.student import STEMS
-from sak_jax.models.vit import ViT
-from sak_jax.teachers import rooms, zoo
+from sak_jax.methods.sak.student import STEMS
+from sak_jax.nn.vit import ViT
+from sak_jax.teachers import registry, rooms
+from sak_jax.weights import files
 
 NAMES = list(rooms.CONFIGS)
 
@@ -79,7 +79,7 @@ def test_what_float16_cannot_hold_is_not_written(tmp_path):
 
 
 def test_registered():
-    module, _ = zoo.load("rooms_scene", rooms.IMAGE_SIZE)
+    module, _ = registry.load("rooms_scene", rooms.IMAGE_SIZE)
     ours = rooms.load("scene")
     np.testing.assert_array_equal(module.position_embedding[...], ours.position_embedding[...])
 

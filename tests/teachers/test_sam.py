@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
-from sak_jax.teachers import zoo
+from sak_jax.teachers import registry
 from tests.teachers.parity import check, convert, fill, image, maps, nchw
 
 TAPS = [2, 5, 8, 11]
@@ -17,7 +17,7 @@ def reference():
 
 @pytest.fixture(scope="module")
 def state(reference) -> nnx.State:
-    return convert(zoo.get("sam_base"), fill(reference))
+    return convert(registry.get("sam_base"), fill(reference))
 
 
 @torch.no_grad()
@@ -47,11 +47,11 @@ def at_size(reference, size):
 def test_at_another_size_features_equal_timms_with_resized_positions(reference, state, size):
     h, w = (side // 16 * 16 for side in size)  # timm refuses a remainder, ours drops it
     wanted = sam_maps(at_size(reference, (h, w)), nchw(image(size)[:, :h, :w]))
-    check(maps(zoo.get("sam_base"), state, size, pad=False), wanted)
+    check(maps(registry.get("sam_base"), state, size, pad=False), wanted)
 
 
 def test_padded_to_1024_features_equal_timms(reference, state):
     images = nchw(image((448, 576)))
     images = F.interpolate(images, (796, 1024), mode="bicubic", align_corners=False)
     images = F.pad(images, (0, 0, 0, 1024 - 796))
-    check(maps(zoo.get("sam_base"), state, (448, 576)), sam_maps(reference, images))
+    check(maps(registry.get("sam_base"), state, (448, 576)), sam_maps(reference, images))

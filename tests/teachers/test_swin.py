@@ -6,10 +6,10 @@ import timm
 import torch
 from timm.models.swin_transformer import checkpoint_filter_fn
 
-from sak_jax.convert.rules import export
-from sak_jax.convert.timm import SWIN_ORIGINAL, swin_rules
 from sak_jax.errors import UserError
-from sak_jax.teachers import zoo
+from sak_jax.teachers import registry
+from sak_jax.weights.names_timm import SWIN_ORIGINAL, swin_rules
+from sak_jax.weights.rules import export
 from tests.teachers.parity import check, convert, fill, image, maps, nchw
 
 NAME = "swin_base_patch4_window7_224"
@@ -28,14 +28,14 @@ def swin_maps(reference, size):
 
 
 def test_features_of_the_stages_equal_timms_at_native_and_odd_sizes(reference):
-    teacher = zoo.get("swin_base")
+    teacher = registry.get("swin_base")
     state = convert(teacher, fill(reference))
     for size in [(224, 224), (448, 576), (230, 331)]:
         check(maps(teacher, state, size), swin_maps(reference, size))
 
 
 def test_microsofts_names():
-    teacher = zoo.get("swin_tiny")
+    teacher = registry.get("swin_tiny")
     small = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0)
     state = convert(teacher, fill(small))
     theirs = export(state, swin_rules(teacher.config, merge_before=False))
@@ -50,4 +50,4 @@ def test_microsofts_names():
 
 def test_too_small_an_image_is_refused():
     with pytest.raises(UserError, match="Swin needs images of some 224 pixels"):
-        zoo.abstract(zoo.get("swin_tiny"), zoo.get("swin_tiny").for_size((128, 128)))
+        registry.abstract(registry.get("swin_tiny"), registry.get("swin_tiny").for_size((128, 128)))

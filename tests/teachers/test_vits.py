@@ -10,8 +10,8 @@ import transformers
 from open_clip.transformer import VisionTransformer as OpenClip
 from timm.layers import resample_abs_pos_embed
 
-from sak_jax.convert.files import read_weights
-from sak_jax.teachers import zoo
+from sak_jax.teachers import registry
+from sak_jax.weights.files import read_weights
 from tests.teachers.parity import check, convert, fill, image, maps, nchw, timm_maps
 
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -27,7 +27,7 @@ TIMM = {
 
 @pytest.mark.parametrize("name", TIMM)
 def test_features_equal_timms(name):
-    teacher = zoo.get(name)
+    teacher = registry.get(name)
     # timm keeps the exact GELU in its smaller SigLIP models; Google's and transformers' have the tanh form, as ours.
     options = {"act_layer": "gelu_tanh"} if "siglip" in name else {}
     reference = timm.create_model(TIMM[name], num_classes=0, global_pool="", **options).eval()
@@ -55,7 +55,7 @@ def saved(reference, folder):
 
 
 def test_dinov3_features_equal_transformers(tmp_path):
-    teacher = zoo.get("dinov3_base")
+    teacher = registry.get("dinov3_base")
     config = transformers.DINOv3ViTConfig(**BASE, intermediate_size=3072, num_register_tokens=4)
     reference = transformers.DINOv3ViTModel(config).eval()
     fill(reference)
@@ -65,7 +65,7 @@ def test_dinov3_features_equal_transformers(tmp_path):
 
 
 def test_radio_features_equal_transformers(tmp_path):
-    teacher = zoo.get("cradio3_base")
+    teacher = registry.get("cradio3_base")
     config = transformers.RadioConfig(**BASE, num_cls_tokens=3, num_registers=5)
     reference = transformers.RadioModel(config).eval()
     fill(reference)
@@ -77,7 +77,7 @@ def test_radio_features_equal_transformers(tmp_path):
 
 @torch.no_grad()
 def test_theia_features_equal_transformers(tmp_path):
-    teacher = zoo.get("theia_base")
+    teacher = registry.get("theia_base")
     config = transformers.ViTConfig(**BASE, intermediate_size=3072)
     reference = transformers.ViTModel(config, add_pooling_layer=False).eval()
     fill(reference)
@@ -97,7 +97,7 @@ def test_theia_features_equal_transformers(tmp_path):
 
 @torch.no_grad()
 def test_open_clip_and_openai_features_equal_open_clips():
-    teacher = zoo.get("openaiclip_base")
+    teacher = registry.get("openaiclip_base")
     reference = OpenClip(
         image_size=224, patch_size=16, width=768, layers=12, heads=12, mlp_ratio=4, output_dim=512,
         act_layer=lambda: QuickGELU(),

@@ -3,7 +3,7 @@ import json
 import jax
 import pytest
 
-from sak_jax import flops
+from sak_jax.engine import flops
 from tests import runs
 from tools import benchmark
 

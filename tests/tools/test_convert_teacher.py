@@ -10,9 +10,9 @@ import pytest
 import torch
 from flax import nnx
 
-from sak_jax.convert import files, rules, timm
 from sak_jax.errors import UserError
-from sak_jax.teachers import zoo
+from sak_jax.teachers import registry
+from sak_jax.weights import files, names_timm, rules
 from tools.convert_teacher import main
 
 NAME = "dinov2_tiny"
@@ -21,10 +21,10 @@ NAME = "dinov2_tiny"
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """A registered teacher of 4 blocks of 32 channels."""
-    base = zoo.get("dinov2_base")
+    base = registry.get("dinov2_base")
     config = dataclasses.replace(base.config, width=32, depth=4, heads=2, taps=(0, 1, 2, 3), image_size=(70, 70))
     teacher = dataclasses.replace(base, name=NAME, config=config)
-    monkeypatch.setitem(zoo.TEACHERS, NAME, teacher)
+    monkeypatch.setitem(registry.TEACHERS, NAME, teacher)
     return teacher
 
 
@@ -32,7 +32,7 @@ def small(monkeypatch):
 def weights(small):
     """Its weights in timm's naming."""
     model = small.family.create(small.config, np.float32, nnx.Rngs(0))
-    return rules.export(model, timm.vit_rules(small.config)) | {"norm.weight": np.ones(32, np.float32)}
+    return rules.export(model, names_timm.vit_rules(small.config)) | {"norm.weight": np.ones(32, np.float32)}
 
 
 def save(path, weights):
@@ -48,7 +48,7 @@ def test_a_converted_teacher_loads_for_any_image_size(small, weights, tmp_path, 
     assert sorted(os.listdir(output)) == [f"{NAME}.json", f"{NAME}.safetensors"]
     described = json.loads((output / f"{NAME}.json").read_text())
     assert described["teacher"] == NAME and described["format"] == "timm" and described["file"] == source.name
-    module, view = zoo.load(NAME, (56, 87), directory=output)
+    module, view = registry.load(NAME, (56, 87), directory=output)
     maps = module(view(jax.random.normal(jax.random.key(0), (1, 56, 87, 3))))
     assert [m.shape for m in maps] == [(1, 4, 6, 32)] * 4
     np.testing.assert_array_equal(module.class_token[...], weights["cls_token"])
@@ -128,7 +128,7 @@ def test_without_a_network_the_address_is_told(tmp_path, capsys, monkeypatch):
 def test_missing_weights_name_the_file_and_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("SAK_JAX_TEACHERS", str(tmp_path))
     with pytest.raises(UserError) as error:
-        zoo.load("dinov2_base", (448, 576))
+        registry.load("dinov2_base", (448, 576))
     assert f"{tmp_path}/dinov2_base.safetensors" in str(error.value)
     assert f"python tools/convert_teacher.py dinov2_base --output={tmp_path}" in str(error.value)
 
@@ -138,4 +138,4 @@ def test_weights_of_another_teacher_are_refused(weights, tmp_path):
     main([NAME, f"--input={tmp_path / 'x.pth'}", f"--output={tmp_path}"])
     (tmp_path / f"{NAME}.safetensors").rename(tmp_path / "dinov2_base.safetensors")
     with pytest.raises(UserError, match="holds the weights of dinov2_tiny, not of dinov2_base"):
-        zoo.load("dinov2_base", (448, 576), directory=tmp_path)
+        registry.load("dinov2_base", (448, 576), directory=tmp_path)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sak_jax.boundary import score
 from sak_jax.errors import UserError
-from sak_jax.metrics import boundary
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = np.load(ROOT / "tests" / "reference" / "boundary.npz")
@@ -62,7 +62,7 @@ def test_tool_writes_scores_and_counts(folders):
     assert written["odsF"] == pytest.approx(float(REFERENCE["invpt/0.011/odsF"]), abs=0.002)
     assert f"odsF {written['odsF']:.4f}" in done.stdout
     expected = sum(
-        boundary.evaluate_image(REFERENCE[f"{image}/prediction"], REFERENCE[f"{image}/boundary"], 0.011, "invpt")
+        score.evaluate_image(REFERENCE[f"{image}/prediction"], REFERENCE[f"{image}/boundary"], 0.011, "invpt")
         for image in IMAGES
     )
     np.testing.assert_array_equal(written["counts"], expected)

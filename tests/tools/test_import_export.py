@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sak_jax.convert import pytorch_state
-from tests.convert.cases import assert_same, save, tiny_student
+from sak_jax.methods.sak.pytorch import pytorch_state
+from tests.methods.sak.cases import assert_same, save, tiny_student
 from tools import export_pytorch, import_pytorch
 
 ROOT = Path(__file__).parents[2]

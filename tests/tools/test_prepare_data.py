@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sak_jax.data import arrayrecord, rooms_layouts
+from sak_jax.data import arrayrecord
+from sak_jax.data.rooms import layouts
 
 TOOL = Path(__file__).parents[2] / "tools" / "prepare_data.py"
 
@@ -12,7 +13,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "prepare_data.py"
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     root = tmp_path_factory.mktemp("original") / "nyud"
-    rooms_layouts.write_nyud(root, 3, 2, size=(32, 40))
+    layouts.write_nyud(root, 3, 2, size=(32, 40))
     return root
 
 

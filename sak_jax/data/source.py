@@ -1,0 +1,235 @@
+"""What the data sets made of files share: checks at the start, errors, what happens to damaged samples."""
+
+import abc
+import concurrent.futures
+import contextlib
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+
+import cv2
+import numpy as np
+from absl import logging
+from etils import epath
+
+from sak_jax.data import files
+from sak_jax.errors import UserError
+from sak_jax.paths import check_remote
+
+ON_ERROR = ("raise", "skip")
+_SHOWN = 10
+
+
+class FileSource(abc.ABC):
+    """A Grain random access data source of samples read from files; a data set gives `_load`.
+
+    Under `on_error="skip"` a sample that cannot be read is replaced by the next that can, which then carries `skipped`;
+    the property `skipped` tells which these were, in whichever process they were met, and so does a warning at the end.
+
+    Args:
+      name: of the data set and split, for messages.
+      ids: of the samples.
+      tasks: labels that samples hold.
+      on_error: "raise" or "skip".
+      fit: larger samples are shrunk into this height and width, their proportions kept.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ids: Sequence[str],
+        tasks: Sequence[str],
+        on_error: str = "raise",
+        fit: tuple[int, int] | None = None,
+    ):
+        if on_error not in ON_ERROR:
+            raise UserError(f"data.on_error={on_error!r} must be one of {', '.join(ON_ERROR)}")
+        self.name = name
+        self.ids = ids
+        self.tasks = tuple(tasks)
+        self._fit = tuple(fit) if fit else None
+        self._record = None
+        self._seen: set[int] = set()
+        if on_error == "skip":
+            # A file, not a variable, because worker processes skip on their own.
+            handle, self._record = tempfile.mkstemp(prefix="sak_jax_skipped_", suffix=".txt")
+            os.close(handle)
+            weakref.finalize(self, _report, self._record, name, len(ids))
+
+    @abc.abstractmethod
+    def _load(self, index: int) -> dict[str, np.ndarray]:
+        """Image and labels of a sample. Raises UserError that names the file at fault."""
+
+    def _derive(self, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Labels that follow from others at their final size."""
+        return sample
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        index = int(index)
+        if self._record is None:
+            return self._sample(index)
+        for attempt in range(len(self)):
+            try:
+                sample = self._sample((index + attempt) % len(self))
+                return sample | {"skipped": True} if attempt else sample
+            except UserError as error:
+                self._skip((index + attempt) % len(self), str(error))
+        raise UserError(f"{self.name}: none of its {len(self)} samples can be read")
+
+    def _sample(self, index: int) -> dict[str, object]:
+        sample = self._load(index)
+        size = sample["image"].shape[:2]
+        for key, value in sample.items():
+            if key != "id" and value.shape[:2] != size:
+                raise UserError(
+                    f"{self.name}: the {key} labels of {self.ids[index]} are {_times(value.shape[:2])}, "
+                    f"its image is {_times(size)}"
+                )
+        sample = self._derive(shrink(sample, self._fit) if self._fit else sample)
+        return {"id": str(self.ids[index])} | sample
+
+    def _skip(self, index: int, message: str) -> None:
+        if index in self._seen:
+            return
+        self._seen.add(index)
+        logging.warning("skipped: %s", message)
+        with open(self._record, "a", encoding="utf-8") as file:
+            file.write(f"{self.ids[index]}\t{' '.join(message.split())}\n")
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Ids of the samples skipped so far, and why."""
+        if self._record is None:
+            return {}
+        return _read_record(self._record)
+
+    def _drop(self, problems: dict[str, str]) -> None:
+        """Raises all problems found at the start together, or takes the samples out under `on_error="skip"`."""
+        if not problems:
+            return
+        if self._record is None or len(problems) == len(self.ids):
+            raise UserError(f"{self.name}: {join(dict.fromkeys(problems.values()))}")
+        for index, sample_id in enumerate(self.ids):
+            if sample_id in problems:
+                self._skip(index, problems[sample_id])
+        self.ids = [sample_id for sample_id in self.ids if sample_id not in problems]
+        self._seen.clear()
+
+
+def _read_record(path: str) -> dict[str, str]:
+    with open(path, encoding="utf-8") as file:
+        return dict(line.rstrip("\n").split("\t", 1) for line in file)
+
+
+def _report(path: str, name: str, count: int) -> None:
+    """Says how many samples were skipped in all, at the end of the source's life."""
+    with contextlib.suppress(FileNotFoundError):
+        skipped = _read_record(path)
+        if skipped:
+            logging.warning("%s: skipped %d of %d samples: %s", name, len(skipped), count, ", ".join(skipped))
+        os.unlink(path)
+
+
+def shrink(sample: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Shrinks image (area averages) and labels (nearest) to fit into `size`, proportions kept; small ones stay.
+
+    Boundaries are widened first, so that nearest sampling leaves no gaps in them.
+    """
+    height, width = sample["image"].shape[:2]
+    scale = min(size[0] / height, size[1] / width)
+    if scale >= 1:
+        return sample
+    target = max(1, round(width * scale)), max(1, round(height * scale))
+    width_of_edge = int(np.ceil(1 / scale))
+    shrunk = {}
+    for key, value in sample.items():
+        if key == "edge":
+            value = cv2.dilate(value, np.ones((width_of_edge, width_of_edge), np.uint8))
+        shrunk[key] = cv2.resize(value, target, interpolation=cv2.INTER_AREA if key == "image" else cv2.INTER_NEAREST)
+    return shrunk
+
+
+def _times(size: Iterable[int]) -> str:
+    return " x ".join(str(extent) for extent in size)
+
+
+def join(problems: Iterable[str]) -> str:
+    """One line of problems, the first ten in full."""
+    problems = list(problems)
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    count = f"{len(problems)} problems: " if len(problems) > 1 else ""
+    return count + "; ".join(problems[:_SHOWN]) + more
+
+
+def find_root(root: os.PathLike | str, dataset: str, origin: str, prepare: str | None) -> epath.Path:
+    """The folder of a data set. Raises UserError that says how to come by it if it is not there.
+
+    Args:
+      root: the folder.
+      dataset: its name for people.
+      origin: where it is to be had.
+      prepare: the data set's name on the command line of tools/prepare_data.py, if it has one.
+    """
+    check_remote(root)
+    path = epath.Path(root).expanduser()
+    if path.is_dir():
+        return path
+    command = (
+        f" or prepare it with `python tools/prepare_data.py {prepare} --source=DIR --output={root}`" if prepare else ""
+    )
+    raise UserError(
+        f"{dataset} is not in data.root={str(root)!r}: get it from {origin} and unpack it there{command}; "
+        "configs/rooms.py runs at once, without any download"
+    )
+
+
+def read_split(path: epath.Path) -> list[str]:
+    """The ids in a split file, one a line. Raises UserError if it is missing, empty or names a sample twice."""
+    if not path.is_file():
+        raise UserError(f"{path}: the split file is missing")
+    ids = [line.strip() for line in files.read_bytes(path).decode("utf-8", "replace").splitlines() if line.strip()]
+    if not ids:
+        raise UserError(f"{path}: the split file is empty")
+    twice = sorted({sample_id for sample_id in ids if ids.count(sample_id) > 1}) if len(set(ids)) < len(ids) else []
+    if twice:
+        raise UserError(f"{path}: names {twice[0]} more than once")
+    return ids
+
+
+def check_samples(ids: Sequence[str], check: Callable[[str], str | None], threads: int = 16) -> dict[str, str]:
+    """Runs `check` on every sample, many at once; what it says, or the UserError it raises, by sample."""
+
+    def guarded(sample_id: str) -> str | None:
+        try:
+            return check(sample_id)
+        except UserError as error:
+            return str(error)
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        return {sample_id: problem for sample_id, problem in zip(ids, pool.map(guarded, ids), strict=True) if problem}
+
+
+def check_files(paths: dict[str, epath.Path]) -> str | None:
+    """Whether the files of one sample are there, and the sizes in their headers agree (files without a size aside).
+
+    Args:
+      paths: by "image" and task.
+
+    Returns:
+      What is wrong, naming the files, or None.
+    """
+    missing = [str(path) for path in paths.values() if not path.is_file()]
+    if missing:
+        return f"{', '.join(missing)} is missing" if len(missing) == 1 else f"{', '.join(missing)} are missing"
+    sizes = {
+        path: files.image_size(path)
+        for path in paths.values()
+        if path.suffix in (".png", ".jpg", ".jpeg", ".npy", ".JPEG")
+    }
+    size = sizes[paths["image"]]
+    differing = [f"{path} is {_times(found)}" for path, found in sizes.items() if found != size]
+    return f"{', '.join(differing)}, but {paths['image']} is {_times(size)}" if differing else None

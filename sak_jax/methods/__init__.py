@@ -1,0 +1,1 @@
+"""Methods: what a recipe can train, one folder each."""

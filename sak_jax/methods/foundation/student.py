@@ -1,0 +1,56 @@
+"""The baseline of the method: one foundation model, frozen or fine-tuned, with the student's decode heads."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from sak_jax.methods.sak.student import LEVELS, Outputs
+from sak_jax.nn.heads import DecodeHeads
+
+
+class FoundationStudent(nnx.Module):
+    """A foundation model as encoder: its four maps, at its own resolution, go to every task's head.
+
+    It is called, trained, evaluated and saved as `Student` is. Matches the published code's baselines, which give such
+    encoders the same heads.
+
+    Args:
+      encoder: images -> four maps `[b, h, w, width]`.
+      view: how the encoder sees the student's images: `view(images)` gives the encoder's, and
+        `view.select(maps, (height, width))` the part of its maps that shows the image.
+      width: channels of the maps.
+      tasks: (name, channels) of each task.
+      dtype: of the heads' computation; parameters are float32.
+    """
+
+    def __init__(
+        self,
+        encoder: nnx.Module,
+        view: Callable,
+        width: int,
+        tasks: tuple[tuple[str, int], ...],
+        *,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.encoder = encoder
+        self.view = view
+        self.heads = DecodeHeads(width, LEVELS, dict(tasks), dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, images: Float[Array, "b H W 3"], *, train: bool = False, rngs: nnx.Rngs | None = None
+    ) -> Outputs:
+        """Predictions; there are neither aligned features nor routing weights.
+
+        Args:
+          images: ImageNet-normalised.
+          train: batch statistics from the batch (and updated in place).
+          rngs: not used.
+        """
+        del rngs
+        size = images.shape[1:3]
+        maps = jnp.stack(self.view.select(self.encoder(self.view(images)), size))
+        features = jnp.broadcast_to(maps, (len(self.heads.tasks), *maps.shape))
+        return Outputs(predictions=self.heads(features, size, train), aligned={}, routing={})

@@ -1,0 +1,40 @@
+"""Teacher-specific adapter paths (TSAP) and the features they give."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from sak_jax.nn import layers
+
+
+class Adapter(nnx.Module):
+    """Bottleneck with a residual: `x + scale * up(gelu(down(x)))` (SAK, section 3.1)."""
+
+    def __init__(self, width: int, down_ratio: int, *, dtype, rngs: nnx.Rngs):
+        init = layers.truncated_normal
+        self.down = nnx.Linear(width, width // down_ratio, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.up = nnx.Linear(width // down_ratio, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.scale = nnx.Param(jnp.ones((1,)))
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """Applied to each token."""
+        return x + self.scale[...].astype(x.dtype) * self.up(layers.exact_gelu(self.down(x)))
+
+
+def adapt(adapters: Adapter, x: Float[Array, "t b n d"]) -> Float[Array, "t b n d"]:
+    """One adapter a teacher (a stack `[teachers]`), side by side."""
+    return jax.vmap(lambda adapter, x: adapter(x))(adapters, x)
+
+
+class AdapterPaths(nnx.Module):
+    """Every teacher's path of depth + 1 adapters: they read the stem and never write to it.
+
+    `r_0 = A_0(x_0)` and `r_{i+1} = A_{i+1}(r_i + x_{i+1})`, where `x_0` are the embedded tokens and `x_i` the output of
+    block i. `entry` is a stack `[teachers]`, `blocks` a stack `[depth, teachers]`.
+    """
+
+    def __init__(self, teachers: int, depth: int, width: int, down_ratio: int, *, dtype, rngs: nnx.Rngs):
+        create = lambda rngs: Adapter(width, down_ratio, dtype=dtype, rngs=rngs)  # noqa: E731
+        self.entry = layers.stack(create, [teachers], rngs)
+        self.blocks = layers.stack(create, [depth, teachers], rngs)

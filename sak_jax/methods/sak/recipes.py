@@ -1,0 +1,126 @@
+"""What the recipes of the published benchmarks share: arguments, committees, stems and the settings of both stages.
+
+Settings are those of SAK (Lu, Cao and Wang, ICLR 2025), section 4.1, and of its published code.
+"""
+
+from ml_collections import ConfigDict
+
+from sak_jax import recipe as config_lib
+from sak_jax.errors import UserError
+
+VIEWS = {
+    "paper": {"normalisation": "imagenet", "pad": True, "crop": False},
+    "frontier": {"normalisation": "native", "pad": True, "crop": True},
+}
+"""How foundation models see the student's image, by preset: as it is, with SAM's padding in the maps; or each with its
+native normalisation, and the padding left out."""
+
+COMMITTEES = {"paper": ("dinov2", "clip", "sam"), "frontier": ("dinov3", "clip", "sam")}
+"""Members of the committee by preset."""
+
+STEM_FILES = {
+    "small": "S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_0.03-res_384.npz",
+    "base": "B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_0.01-res_384.npz",
+    "large": "L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1--imagenet2012-steps_20k-lr_0.01-res_384.npz",
+}
+"""The augreg checkpoints (Steiner et al., 2022) that stems start from, in the public bucket `vit_models/augreg`."""
+
+IMAGENET_IMAGES = 1_281_167
+
+ROOMS_COMMITTEE = {name: {"model": f"rooms_{name}"} for name in ("scene", "regions", "geometry")}
+"""The teachers that come with the package, as `config.teachers` wants them."""
+
+
+def arguments(text: str, **more: str) -> dict[str, str]:
+    """The arguments of these recipes, `stem=small,teachers=base,..`.
+
+    `stem` is a size of the student, `teachers` that of the committee's members; `preset` is `paper` (the published
+    recipe) or `frontier`; `committee` names other members, see `committee`.
+
+    Raises:
+      UserError: an argument that the recipe does not have, or an unknown preset or stem.
+    """
+    chosen = config_lib.arguments(text, stem="base", teachers="base", preset="paper", committee="", **more)
+    for key, known in (("preset", COMMITTEES), ("stem", STEM_FILES)):
+        if chosen[key] not in known:
+            raise UserError(f"recipe argument {key}={chosen[key]}: it must be one of {', '.join(known)}")
+    return chosen
+
+
+def committee(members: str, size: str, preset: str) -> dict[str, dict]:
+    """`config.teachers`, every option spelt out so that each can be set on the command line.
+
+    Args:
+      members: families of the registry, which take `size`, or whole names: `dinov2+sam`, `clip+sam_huge`. "" is the
+        preset's committee.
+      size: `base`, `large`.
+      preset: a key of `VIEWS` and `COMMITTEES`.
+    """
+    names = members.split("+") if members else COMMITTEES[preset]
+    return {name: {"model": name if "_" in name else f"{name}_{size}", **VIEWS[preset]} for name in names}
+
+
+def stem_file(stem: str) -> str:
+    """Where the augreg checkpoint of a stem is looked for."""
+    return f"~/.cache/sak_jax/stems/{STEM_FILES[stem]}"
+
+
+def distill(chosen: dict[str, str]) -> ConfigDict:
+    """Stage 1: 30 epochs of ImageNet-1k."""
+    config = config_lib.base()
+    config.image_size = (384, 384)
+    config.batch_size = 128
+    config.model.stem = chosen["stem"]
+    config.model.stem_init = stem_file(chosen["stem"])
+    config.teachers.update(committee(chosen["committee"], chosen["teachers"], chosen["preset"]))
+    epoch = IMAGENET_IMAGES // config.batch_size
+    config.distill.steps = 30 * epoch
+    config.distill.warmup_steps = 2 * epoch
+    config.distill.warmup_lr = 1.25e-7
+    config.distill.lr = 1e-3
+    config.distill.final_lr = 1e-5
+    config.distill.weight_decay = 0.01
+    config.distill.clip = 0.0
+    config.log_every = 50
+    config.checkpoint.every = 2000
+    return config
+
+
+def multitask(
+    chosen: dict[str, str], tasks: dict[str, dict], single_task: dict[str, dict], published: dict[tuple, dict]
+) -> ConfigDict:
+    """Stage 2: 40 000 iterations from the student that stage 1 gave; or a baseline from the stem initialisation.
+
+    Args:
+      chosen: the recipe's arguments.
+      tasks: `config.tasks`.
+      single_task: scores of the single-task models by stem.
+      published: scores in print by (method, stem, size of the teachers); those of a method without teachers have "".
+    """
+    config = config_lib.base()
+    config.batch_size = 4
+    config.eval_batch_size = 8
+    config.init_from = "runs/imagenet"
+    config.tasks = tasks
+    config.baselines = single_task.get(chosen["stem"], {})
+    config.model.stem = chosen["stem"]
+    config.teachers.update(committee(chosen["committee"], chosen["teachers"], chosen["preset"]))
+    config.multitask.steps = 40_000
+    config.multitask.lr = 2e-5
+    config.multitask.power = 0.9
+    config.multitask.weight_decay = 1e-6
+    config.multitask.clip = 10.0
+    config.multitask.alpha = 1.0
+    config.multitask.scale_range = (0.5, 2.0)
+    config.log_every = 50
+    config.checkpoint.every = 1000
+    config.model.encoder.update(VIEWS[chosen["preset"]])
+    config_lib.as_method(config, chosen["method"])
+    distilled = bool(config_lib.selected_teachers(config))
+    if not distilled:
+        config.init_from = ""
+        config.model.stem_init = "" if config.model.encoder.model else stem_file(chosen["stem"])
+    if not chosen["committee"]:
+        teachers = chosen["teachers"] if distilled else ""
+        config.published = published.get((chosen["method"], chosen["stem"], teachers), {})
+    return config

@@ -1,0 +1,204 @@
+"""What a stage starts from: the stage before it, another run, a published file, or a stem initialisation."""
+
+import dataclasses
+import logging
+
+import numpy as np
+from etils import epath
+from flax import nnx
+from ml_collections import ConfigDict
+
+from sak_jax import builders
+from sak_jax.engine import checkpoints
+from sak_jax.engine import mesh as sharding
+from sak_jax.engine.step import TrainState
+from sak_jax.errors import UserError
+from sak_jax.methods.sak.published import read_backbone
+from sak_jax.methods.sak.student import StudentConfig
+from sak_jax.nn.resize import resize_positions
+from sak_jax.recipe import ordered
+from sak_jax.teachers import registry, rooms
+from sak_jax.weights.names_augreg import read_stem
+
+logger = logging.getLogger(__name__)
+
+BACKBONE = ("stem", "adapters", "output_norms", "aligners")
+"""The parts that stage 2 takes over; routers and heads are new (SAK, section 3.3)."""
+
+AUGREG = "https://storage.googleapis.com/vit_models/augreg"
+"""Where stem initialisations are to be had."""
+
+Weights = dict[tuple, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A backbone to start from.
+
+    Attributes:
+      name: for messages.
+      weights: arrays by path.
+      config: of the student they come from.
+    """
+
+    name: str
+    weights: Weights
+    config: StudentConfig
+
+
+def initial_weights(config: ConfigDict, stage: str, state: TrainState, previous: nnx.State | None) -> TrainState:
+    """`state` with the weights it starts from.
+
+    Args:
+      config: the recipe; `init_from` and `model.stem_init` are looked at where there is no stage before.
+      stage: which one starts.
+      state: freshly made.
+      previous: the student's state after the stage before, or None.
+
+    Raises:
+      UserError: the weights are missing or do not fit.
+    """
+    name, weights = _start(config, stage, previous)
+    if not weights:
+        return state
+    used = set()
+
+    def fill(part: nnx.State) -> nnx.State:
+        filled = {}
+        for path, value in nnx.to_flat_state(part):
+            if path in weights:
+                if weights[path].shape != value.shape:
+                    raise UserError(
+                        f"{name} does not fit: {'.'.join(map(str, path))} has shape {weights[path].shape} there "
+                        f"and {value.shape} here; use the recipe that made it, or another start"
+                    )
+                used.add(path)
+                value = value.replace(sharding.put(np.asarray(weights[path], value.dtype), value.sharding))
+            filled[path] = value
+        return nnx.from_flat_state(filled)
+
+    state = dataclasses.replace(state, params=fill(state.params), frozen=fill(state.frozen))
+    unused = sorted(set(weights) - used)
+    if unused:
+        raise UserError(f"{name} does not fit: it has {'.'.join(map(str, unused[0]))}, which this recipe lacks")
+    logger.info("%s starts from %s: %d arrays", stage, name, len(used))
+    return state
+
+
+def _start(config: ConfigDict, stage: str, previous: nnx.State | None) -> tuple[str, Weights]:
+    """What a stage starts from, by name, and its weights; none for a start from random ones."""
+    if config.model.encoder.model:
+        return config.model.encoder.model, {} if config.teachers.random else _encoder(config)
+    target = builders.student_config(config, stage)
+    if previous is not None:
+        return "stage 1", adapt(Source("stage 1", _flat(previous), builders.student_config(config, "distill")), target)
+    if config.teachers.random and _missing(config):
+        logger.warning("%s is missing; to try the recipe out, %s starts from random weights", _missing(config), stage)
+        return "", {}
+    if config.init_from:
+        source = read(config.init_from, config)
+        return source.name, adapt(source, target)
+    if config.model.stem_init:
+        return config.model.stem_init, _stem(config, target)
+    return "", {}
+
+
+def read(path: str, config: ConfigDict) -> Source:
+    """The backbone in a workdir, a checkpoint or a published `.pth` file.
+
+    Raises:
+      UserError: there is nothing to read, or it is no student.
+    """
+    file = epath.Path(path).expanduser()
+    if file.suffix in (".pth", ".pt", ".bin", ".safetensors"):
+        student = read_backbone(file, config)
+        return Source(path, _flat(nnx.state(student)), student.config)
+    if not file.exists():
+        raise UserError(
+            f"config.init_from={path!r} is missing: run the stage that makes it, or give a workdir, a checkpoint or a "
+            "published .pth; --config.teachers.random=True tries the recipe out without"
+        )
+    theirs, stage, model = checkpoints.load(file)
+    if theirs.model.encoder.model:
+        raise UserError(f"config.init_from={path!r} is a foundation model with heads: give a student's run")
+    return Source(path, _flatten(model), builders.student_config(theirs, stage))
+
+
+def adapt(source: Source, target: StudentConfig) -> Weights:
+    """The source's backbone for the target: its teachers selected, its positions resampled (bicubic, no antialias).
+
+    A target without teachers takes the stem alone; aligners of the source that the target lacks are dropped.
+
+    Raises:
+      UserError: the target has a teacher that the source did not learn from: none of its name, or one of another width.
+    """
+    theirs, mine = dict(source.config.teachers), dict(target.teachers)
+    stem_only = not theirs or not mine
+    missing = [name for name in mine if theirs and name not in theirs]
+    if missing:
+        raise UserError(f"{source.name} has no path for the teacher {missing[0]}: it learned from {', '.join(theirs)}")
+    for name in {} if stem_only else mine:
+        if theirs[name] != mine[name] or (name in target.aligners and name not in source.config.aligners):
+            raise UserError(
+                f"{source.name} learned from a teacher {name} that is {theirs[name]} wide, with"
+                f"{'' if name in source.config.aligners else 'out'} an aligner; here it is {mine[name]} wide, with"
+                f"{'' if name in target.aligners else 'out'}: give the start that was made with this recipe's teachers"
+            )
+    order = [list(theirs).index(name) for name in mine] if not stem_only else []
+    weights = {}
+    for path, value in source.weights.items():
+        part = path[0]
+        if part not in BACKBONE or (stem_only and part != "stem"):
+            continue
+        if part == "aligners" and path[1] not in target.aligners:
+            continue
+        if part == "adapters" and path[1] == "entry":
+            value = value[order]
+        elif part in ("adapters", "output_norms"):
+            value = value[:, order]
+        elif path == ("stem", "position_embedding"):
+            prefix = int(source.config.stem.class_token)
+            value = resize_positions(value, source.config.stem.grid, target.stem.grid, prefix=prefix, antialias=False)
+        weights[path] = np.asarray(value)
+    return weights
+
+
+def _missing(config: ConfigDict) -> str:
+    """The file or folder that the recipe starts from, if it is not there."""
+    path = config.init_from or config.model.stem_init
+    return "" if path in ("", "rooms") or epath.Path(path).expanduser().exists() else path
+
+
+def _encoder(config: ConfigDict) -> Weights:
+    """The converted weights of the foundation model in the stem's place, for the image's size."""
+    options = ordered(config.model.encoder)
+    encoder, _ = registry.load(options.pop("model"), tuple(config.image_size), directory=config.teachers.dir, **options)
+    return {("encoder", *path): value for path, value in _flat(nnx.state(encoder)).items()}
+
+
+def _stem(config: ConfigDict, target: StudentConfig) -> Weights:
+    """The stem initialisation that `config.model.stem_init` names, for the target's grid."""
+    if config.model.stem_init == "rooms":
+        flat, grid = rooms.stem_state(), rooms.STEM.grid
+    else:
+        file = epath.Path(config.model.stem_init).expanduser()
+        if not file.exists():
+            raise UserError(
+                f"the stem initialisation {file} is missing: get {AUGREG}/{file.name} and put it there, or set "
+                "--config.model.stem_init to another .npz file, or to '' for a random stem"
+            )
+        flat, grid = read_stem(file, target.stem)
+    path = ("position_embedding",)
+    flat[path] = resize_positions(flat[path], grid, target.stem.grid, prefix=1, antialias=False)
+    return {("stem", *path): np.asarray(value) for path, value in flat.items()}
+
+
+def _flat(state: nnx.State) -> Weights:
+    return {path: np.asarray(value[...]) for path, value in nnx.to_flat_state(sharding.gather(state))}
+
+
+def _flatten(tree: dict, prefix: tuple = ()) -> Weights:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, (*prefix, key)) if isinstance(value, dict) else {(*prefix, key): value}
+    return flat

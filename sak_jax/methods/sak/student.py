@@ -1,0 +1,210 @@
+"""The student: a teacher-agnostic stem, adapter paths, routers and decode heads."""
+
+import dataclasses
+import typing
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float
+
+from sak_jax.methods.sak import adapters, routers
+from sak_jax.nn import heads, layers
+from sak_jax.nn.vit import ViT, ViTConfig
+
+STEMS = {
+    "tiny": {"width": 96, "depth": 8, "heads": 3, "patch": 8},
+    "small": {"width": 384, "depth": 12, "heads": 6, "patch": 16},
+    "base": {"width": 768, "depth": 12, "heads": 12, "patch": 16},
+    "large": {"width": 1024, "depth": 24, "heads": 16, "patch": 16},
+}
+"""Stems by name: the published three (SAK, section 4.1) and one that trains in minutes on a laptop."""
+
+LEVELS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentConfig:
+    """What a student is made of.
+
+    Attributes:
+      stem: the vision transformer; its taps end the levels, which have equally many blocks.
+      teachers: (name, width) of each teacher in the order of the experts; empty for a student without teachers.
+      tasks: (name, channels) of each task; empty in stage 1.
+      aligners: names of the teachers whose features pass a linear map to the teacher's width.
+      router: `mor`, or `none` for the plain sum of all experts.
+      noisy_gating: whether routers learn a noise deviation and training draws noise.
+      down_ratio: adapters have width / down_ratio channels inside.
+      dtype: of the computation; parameters are float32.
+      remat: recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    stem: ViTConfig
+    teachers: tuple[tuple[str, int], ...]
+    tasks: tuple[tuple[str, int], ...]
+    aligners: tuple[str, ...] = ()
+    router: str = "mor"
+    noisy_gating: bool = True
+    down_ratio: int = 4
+    dtype: str = "float32"
+    remat: bool = False
+
+
+@typing.no_type_check  # A tree of anything, as far as JAX is concerned: of shapes under `jax.eval_shape`.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What a student gives for a batch of images.
+
+    Attributes:
+      predictions: each task's raw head output at image size, float32 `[b, H, W, channels]`.
+      aligned: each teacher's features as distillation compares them, one `[b, h, w, C_teacher]` a level.
+      routing: each task's weights `[b, levels, experts]` (experts: stem, teachers); empty without routers. In training
+        with noisy gating the mean over positions.
+    """
+
+    predictions: dict[str, Float[Array, "b H W channels"]]
+    aligned: dict[str, tuple[Float[Array, "b _ _ _"], ...]]
+    routing: dict[str, Float[Array, "b levels experts"]]
+
+
+class Student(nnx.Module):
+    """Stem, teacher-specific adapter paths, routers and heads (SAK, section 3).
+
+    The four levels are alike, so they are one scan: blocks and adapters first, then at the tap norms, aligners and
+    routers. Stacked parameters: stem blocks `[depth]`, adapters `[depth, teachers]`, output norms `[levels, teachers]`,
+    aligners `[levels]`, routers `[levels, tasks]`, heads `[tasks]`.
+    """
+
+    def __init__(self, config: StudentConfig, *, rngs: nnx.Rngs):
+        stem, dtype = config.stem, jnp.dtype(config.dtype)
+        width, teachers, tasks = stem.width, len(config.teachers), len(config.tasks)
+        if stem.taps != tuple(range(stem.depth // LEVELS - 1, stem.depth, stem.depth // LEVELS)):
+            raise ValueError(f"the stem's taps {stem.taps} must end {LEVELS} levels of equally many blocks")
+        self.stem = ViT(stem, dtype=dtype, rngs=rngs)
+
+        def norm(rngs):
+            return nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, rngs=rngs)
+
+        def aligner(target, rngs):
+            return nnx.Linear(width, target, dtype=dtype, kernel_init=layers.truncated_normal, rngs=rngs)
+
+        def router(rngs):
+            return routers.MixtureOfRepresentations(
+                width, 1 + teachers, noisy_gating=config.noisy_gating, dtype=dtype, rngs=rngs
+            )
+
+        paths = (teachers, stem.depth, width, config.down_ratio)
+        routed = tasks and config.router == "mor"
+        self.adapters = adapters.AdapterPaths(*paths, dtype=dtype, rngs=rngs) if teachers else None
+        self.output_norms = layers.stack(norm, [LEVELS, teachers], rngs) if teachers else None
+        self.aligners = nnx.Dict(
+            {
+                name: layers.stack(partial(aligner, target), [LEVELS], rngs)
+                for name, target in config.teachers
+                if name in config.aligners
+            }
+        )
+        self.routers = layers.stack(router, [LEVELS, tasks], rngs) if routed else None
+        self.heads = heads.DecodeHeads(width, LEVELS, dict(config.tasks), dtype=dtype, rngs=rngs) if tasks else None
+        self.config = config
+
+    def __call__(
+        self, images: Float[Array, "b H W 3"], *, train: bool = False, rngs: nnx.Rngs | None = None
+    ) -> Outputs:
+        """Predictions, aligned features and routing weights.
+
+        Args:
+          images: ImageNet-normalised.
+          train: batch statistics from the batch (and updated in place), noisy gating on.
+          rngs: a `noise` stream; wanted in training with noisy gating.
+        """
+        config = self.config
+        grid = images.shape[1] // config.stem.patch, images.shape[2] // config.stem.patch
+        noisy = train and self.routers is not None and config.noisy_gating
+        x = self.stem.embed(images)
+        residuals = None
+        if self.adapters is not None:
+            residuals = adapters.adapt(self.adapters.entry, jnp.broadcast_to(x, (len(config.teachers), *x.shape)))
+        per_level = lambda p: p.reshape(LEVELS, -1, *p.shape[1:])  # noqa: E731
+        levels = {
+            "blocks": jax.tree.map(per_level, self.stem.blocks),
+            "adapters": jax.tree.map(per_level, self.adapters.blocks) if self.adapters is not None else None,
+            "norms": self.output_norms,
+            "aligners": dict(self.aligners.items()),
+            "routers": self.routers,
+            "key": jax.random.split(rngs.noise(), LEVELS) if noisy else None,
+        }
+        _, (aligned, mixed, routing) = jax.lax.scan(self._level, (x, residuals), levels)
+        to_maps = partial(rearrange, pattern="... (h w) d -> ... h w d", h=grid[0], w=grid[1])
+        predictions = {}
+        if self.heads is not None:
+            mixed = to_maps(rearrange(mixed, "level task ... -> task level ..."))
+            predictions = self.heads(mixed, images.shape[1:3], train)
+        return Outputs(
+            predictions=predictions,
+            aligned={name: tuple(to_maps(tokens)) for name, tokens in aligned.items()},
+            routing={
+                task: jnp.moveaxis(routing[:, index], 0, 1)
+                for index, (task, _) in enumerate(config.tasks)
+                if routing is not None
+            },
+        )
+
+    def _level(self, carry, level):
+        """A level's blocks and adapters, then its tap: (tokens, residuals) -> the same, and what the tap gives."""
+
+        def block(carry, parts):
+            (x, residuals), (block, path) = carry, parts
+            x = block(x)
+            if path is not None:
+                residuals = adapters.adapt(path, residuals + x)
+            return (x, residuals), None
+
+        if self.config.remat:
+            block = jax.checkpoint(block)
+        (x, residuals), _ = jax.lax.scan(block, carry, (level["blocks"], level["adapters"]))
+
+        prefix = self.config.stem.prefix
+        stem, aligned, features = x[:, prefix:], {}, None
+        if residuals is not None:
+            features = jax.vmap(lambda norm, x: norm(x))(level["norms"], residuals[:, :, prefix:])
+            for index, (name, _) in enumerate(self.config.teachers):
+                aligner = level["aligners"].get(name)
+                aligned[name] = features[index] if aligner is None else aligner(features[index])
+        mixed, routing = self._mix(stem, features, level["routers"], level["key"])
+        return (x, residuals), (aligned, mixed, routing)
+
+    def _mix(self, stem, features, level_routers, key):
+        """Every task's mixed tokens `[tasks, b, n, d]` and routing weights `[tasks, b, experts]` at one tap."""
+        tasks = len(self.config.tasks)
+        if not tasks:
+            return None, None
+        experts = stem[None] if features is None else jnp.concatenate([stem[None], features])
+        if level_routers is None:
+            return jnp.broadcast_to(jnp.sum(experts, axis=0), (tasks, *stem.shape)), None
+        noise = None
+        if key is not None:
+            noise = jax.random.normal(key, (tasks, *stem.shape[:2], len(experts)))
+        weights = jax.vmap(lambda router, noise: router(stem, noise))(level_routers, noise)
+        mixed = jax.vmap(routers.mix, in_axes=(0, None))(weights, experts)
+        return mixed, jnp.mean(weights, axis=2)
+
+
+def merge_lora(student: Student) -> Student:
+    """A student without low-rank updates that computes the same: they are added into the kernels."""
+    config = dataclasses.replace(student.config, stem=dataclasses.replace(student.config.stem, lora=None))
+    plain = nnx.eval_shape(lambda: Student(config, rngs=nnx.Rngs(0)))
+    state = dict(nnx.to_flat_state(nnx.state(student)))
+    merged = {}
+    for path, value in nnx.to_flat_state(nnx.state(plain)):
+        merged[path] = state[path]
+        if (*path[:-1], "lora_a") in state:
+            a, b = state[*path[:-1], "lora_a"][...], state[*path[:-1], "lora_b"][...]
+            if path[-1] == "kernel":
+                scale = student.config.stem.lora.alpha / student.config.stem.lora.rank
+                merged[path] = value.replace(state[path][...] + scale * a @ b)
+    nnx.update(plain, nnx.from_flat_state(merged))
+    return plain

@@ -1,0 +1,224 @@
+"""The plain vision transformer: the student's stem and, with its options, the family most teachers belong to."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float
+
+from sak_jax.nn import layers, resize
+
+ACTIVATIONS = {
+    "gelu": layers.exact_gelu,
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+
+
+Rotary = tuple[Float[np.ndarray, "n e"], Float[np.ndarray, "n e"]]
+"""Cosines and sines by token, see `rotary_tables`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+    """Low-rank updates of a transformer's linear maps.
+
+    Attributes:
+      rank: rank of each update.
+      alpha: the update is scaled by alpha / rank.
+      targets: which maps, by timm's names: `qkv`, `proj`, `fc1`, `fc2`.
+    """
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...] = ("qkv", "proj")
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """Architecture of a vision transformer.
+
+    Attributes:
+      width, depth, heads, patch: the usual sizes.
+      taps: 0-based blocks after which features are read; the last one is the last block that runs.
+      image_size: (height, width) the position embedding is for.
+      mlp_hidden: hidden channels of the MLP; None is 4 x width.
+      mlp: `mlp` or `swiglu`.
+      activation: a key of `ACTIVATIONS`.
+      eps: of the layer norms.
+      class_token: whether a class token leads; position embeddings then cover it.
+      registers: register tokens between class token and patches (without position embedding).
+      norm_before: a norm before the first block (CLIP).
+      layer_scale: factors per channel on both branches (DINOv2).
+      patch_bias, qkv_bias: whether these maps have biases.
+      rotary: base of the rotary position embedding that takes the place of the learned one (DINOv3), or None.
+      lora: low-rank updates, or None.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    taps: tuple[int, ...]
+    image_size: tuple[int, int]
+    mlp_hidden: int | None = None
+    mlp: str = "mlp"
+    activation: str = "gelu"
+    eps: float = 1e-6
+    class_token: bool = True
+    registers: int = 0
+    norm_before: bool = False
+    layer_scale: bool = False
+    patch_bias: bool = True
+    qkv_bias: bool = True
+    rotary: float | None = None
+    lora: LoRA | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches in each direction."""
+        return self.image_size[0] // self.patch, self.image_size[1] // self.patch
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches."""
+        return int(self.class_token) + self.registers
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with one map for queries, keys and values."""
+
+    def __init__(self, config: ViTConfig, *, linear: Callable, rngs: nnx.Rngs):
+        self.qkv = linear("qkv", config.width, 3 * config.width, use_bias=config.qkv_bias, rngs=rngs)
+        self.output = linear("proj", config.width, config.width, rngs=rngs)
+        self.heads = config.heads
+
+    def __call__(self, x: Float[Array, "b n d"], rotary: Rotary | None = None) -> Float[Array, "b n d"]:
+        """Each token attends to all; queries and keys are turned by `rotary` (cosines, sines) if given."""
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        if rotary is not None:
+            query, key = _rotate(query, *rotary), _rotate(key, *rotary)
+        out = jax.nn.dot_product_attention(query, key, value)
+        return self.output(out.reshape(batch, tokens, width))
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: ViTConfig, *, dtype, rngs: nnx.Rngs):
+        linear = partial(_linear, config.lora, dtype)
+        norm = partial(nnx.LayerNorm, config.width, epsilon=config.eps, dtype=dtype, rngs=rngs)
+        hidden = config.mlp_hidden or 4 * config.width
+        self.norm1 = norm()
+        self.attention = Attention(config, linear=linear, rngs=rngs)
+        self.norm2 = norm()
+        if config.mlp == "swiglu":
+            self.mlp = layers.SwiGLU(config.width, hidden, linear=linear, rngs=rngs)
+        else:
+            activation = ACTIVATIONS[config.activation]
+            self.mlp = layers.Mlp(config.width, hidden, activation=activation, linear=linear, rngs=rngs)
+        self.scale1 = layers.LayerScale(config.width) if config.layer_scale else None
+        self.scale2 = layers.LayerScale(config.width) if config.layer_scale else None
+
+    def __call__(self, x: Float[Array, "b n d"], rotary: Rotary | None = None) -> Float[Array, "b n d"]:
+        """Attention and MLP, each with a residual."""
+        y = self.attention(self.norm1(x), rotary)
+        x = x + (y if self.scale1 is None else self.scale1(y))
+        y = self.mlp(self.norm2(x))
+        return x + (y if self.scale2 is None else self.scale2(y))
+
+
+def _linear(lora: LoRA | None, dtype, name: str, features_in: int, features_out: int, *, rngs: nnx.Rngs, **kwargs):
+    """A linear map, with a low-rank update where `lora` targets it by name."""
+    kwargs = dict(dtype=dtype, kernel_init=layers.truncated_normal, **kwargs)
+    if lora and name in lora.targets:
+        return layers.LoRALinear(features_in, features_out, rank=lora.rank, alpha=lora.alpha, rngs=rngs, **kwargs)
+    return nnx.Linear(features_in, features_out, rngs=rngs, **kwargs)
+
+
+def rotary_tables(base: float, grid: tuple[int, int], head_width: int, prefix: int) -> Rotary:
+    """Cosines and sines that turn queries and keys by their patch's place, rows and columns in [-1, 1] (DINOv3).
+
+    The `prefix` tokens are not turned. A quarter of the head's width each for rows and columns, twice over.
+    """
+    rows, columns = ((np.arange(n, dtype=np.float32) + 0.5) / n * 2 - 1 for n in grid)
+    places = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2, 1)
+    frequencies = 1 / base ** np.arange(0, 1, 4 / head_width, dtype=np.float32)
+    angles = np.tile((2 * np.pi * places * frequencies).reshape(len(places), -1), 2)
+    angles = np.pad(angles, ((prefix, 0), (0, 0)))
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def _rotate(x: Float[Array, "b n h e"], cosines: Float[np.ndarray, "n e"], sines: Float[np.ndarray, "n e"]):
+    """Each pair of channels (i, i + e/2) turned by its angle, computed in float32."""
+    low, high = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([-high, low], axis=-1)
+    return (x * cosines[:, None] + turned * sines[:, None]).astype(x.dtype)
+
+
+class ViT(nnx.Module):
+    """Vision transformer without its final norm and head (Dosovitskiy et al., 2021; timm's naming of options).
+
+    The blocks are one stack `[depth, ...]`, run by a scan. Calling it gives the maps at the taps.
+    """
+
+    def __init__(self, config: ViTConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
+        h, w = config.grid
+        self.patch_embed = layers.PatchEmbed(
+            config.patch, config.width, use_bias=config.patch_bias, dtype=dtype, rngs=rngs
+        )
+        shape = (1, int(config.class_token) + h * w, config.width)
+        learned = config.rotary is None
+        self.position_embedding = nnx.Param(layers.truncated_normal(rngs.params(), shape)) if learned else None
+        token = lambda count: nnx.Param(1e-6 * jax.random.normal(rngs.params(), (1, count, config.width)))  # noqa: E731
+        self.class_token = token(1) if config.class_token else None
+        self.registers = token(config.registers) if config.registers else None
+        norm = nnx.LayerNorm(config.width, epsilon=config.eps, dtype=dtype, rngs=rngs) if config.norm_before else None
+        self.norm_before = norm
+        self.blocks = layers.stack(lambda rngs: Block(config, dtype=dtype, rngs=rngs), [config.depth], rngs)
+        self.config = config
+        self.dtype = dtype
+
+    def embed(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b n d"]:
+        """Tokens that enter the first block: class token, registers, patches.
+
+        Images of another size than the configured one get the position embedding resampled (bicubic, no antialias).
+        """
+        x = self.patch_embed(images.astype(self.dtype))
+        batch, grid = x.shape[0], x.shape[1:3]
+        x = rearrange(x, "b h w d -> b (h w) d")
+        lead = int(self.config.class_token)
+        tokens = [] if self.class_token is None else [self.class_token[...].astype(self.dtype)]
+        if self.position_embedding is not None:
+            positions = resize.resize_positions(
+                self.position_embedding[...], self.config.grid, grid, prefix=lead, antialias=False
+            ).astype(self.dtype)
+            x = x + positions[:, lead:]
+            tokens = [token + positions[:, :1] for token in tokens]
+        if self.registers is not None:
+            tokens.append(self.registers[...].astype(self.dtype))
+        x = jnp.concatenate([jnp.broadcast_to(t, (batch, *t.shape[1:])) for t in tokens] + [x], axis=1)
+        return x if self.norm_before is None else self.norm_before(x)
+
+    def __call__(self, images: Float[Array, "b H W 3"]) -> tuple[Float[Array, "b h w d"], ...]:
+        """The patch tokens after each tapped block, as maps, before any final norm."""
+        grid = images.shape[1] // self.config.patch, images.shape[2] // self.config.patch
+        x = self.embed(images)
+        rotary = None
+        if self.config.rotary is not None:
+            head_width = self.config.width // self.config.heads
+            rotary = rotary_tables(self.config.rotary, grid, head_width, self.config.prefix)
+        maps, start = [], 0
+        for tap in self.config.taps:
+            level = layers.take(self.blocks, slice(start, tap + 1))
+            x, _ = jax.lax.scan(lambda x, block: (block(x, rotary), None), x, level)
+            maps.append(rearrange(x[:, self.config.prefix :], "b (h w) d -> b h w d", h=grid[0], w=grid[1]))
+            start = tap + 1
+        return tuple(maps)

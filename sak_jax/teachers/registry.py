@@ -1,0 +1,146 @@
+"""The registry of teachers, and loading one for an image size."""
+
+import difflib
+import os
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from flax import nnx
+
+from sak_jax.errors import UserError
+from sak_jax.teachers import entry, rooms, sam, swin, vits
+from sak_jax.teachers.entry import Teacher
+from sak_jax.teachers.views import View
+from sak_jax.weights import files, rules
+from sak_jax.weights.formats import own_rules
+
+TEACHERS: dict[str, Teacher] = {
+    teacher.name: teacher for family in (vits, sam, swin, rooms) for teacher in family.TEACHERS
+}
+
+
+def get(name: str) -> Teacher:
+    """The registry's entry; raises UserError for an unknown name."""
+    if name not in TEACHERS:
+        near = difflib.get_close_matches(name, TEACHERS, n=3) or list(TEACHERS)
+        raise UserError(f"no teacher is called {name!r}: did you mean {' or '.join(near)}? docs/teachers.md lists all")
+    return TEACHERS[name]
+
+
+def width(name: str) -> int:
+    """Channels of a teacher's maps; raises UserError where the four differ, which a student can't follow."""
+    widths = set(get(name).widths)
+    if len(widths) > 1:
+        raise UserError(
+            f"the maps of {name} are {sorted(widths)} wide: only a teacher of one width can teach a student"
+        )
+    return widths.pop()
+
+
+def default_directory() -> epath.Path:
+    """Where converted weights lie: `$SAK_JAX_TEACHERS`, else `~/.cache/sak_jax/teachers`."""
+    return epath.Path(os.environ.get("SAK_JAX_TEACHERS") or "~/.cache/sak_jax/teachers").expanduser()
+
+
+def weights_path(name: str, directory: epath.PathLike = "") -> epath.Path:
+    """The file a teacher's converted weights are in, or should be put in."""
+    if get(name).packaged:
+        return entry.PACKAGED / f"{name}.safetensors"
+    return (epath.Path(directory).expanduser() if directory else default_directory()) / f"{name}.safetensors"
+
+
+def load(
+    name: str,
+    image_size: tuple[int, int],
+    *,
+    dtype=jnp.float32,
+    directory: epath.PathLike = "",
+    random: bool = False,
+    normalisation: str = "imagenet",
+    pad: bool = True,
+    crop: bool = False,
+    seed: int = 0,
+) -> tuple[nnx.Module, View]:
+    """A frozen teacher for the student's images.
+
+    Args:
+      name: a key of the registry.
+      image_size: (height, width) of the student's images; position embeddings are resized for it.
+      dtype: of weights and computation.
+      directory: where converted weights lie; "" is `default_directory()`.
+      random: random weights instead of a file's.
+      normalisation: `imagenet` feeds the student's own normalisation (as published), `native` what the weights were
+        trained with.
+      pad: SAM gets images resized and padded to 1024 x 1024; False: as they are, with its positions resized.
+      crop: leave the padded part of SAM's maps out.
+      seed: of random weights.
+
+    Returns:
+      The module, images -> four maps `[b, h, w, width]`, and the view of the student's images that it wants.
+
+    Raises:
+      UserError: unknown name or option, or the weights are missing or not this model's.
+    """
+    teacher = get(name)
+    view = view_of(teacher, normalisation=normalisation, pad=pad, crop=crop)
+    config = _sized(teacher, image_size, pad)
+    if random:
+        graph, state = jax.jit(lambda: nnx.split(teacher.family.create(config, dtype, nnx.Rngs(seed))))()
+        return nnx.merge(graph, jax.tree.map(lambda x: x.astype(dtype), state)), view
+    path = weights_path(name, directory)
+    if not path.exists():
+        raise UserError(
+            f"the weights of teacher {name} are missing: {path} is wanted; make it with"
+            f" python tools/convert_teacher.py {name} --output={path.parent}"
+        )
+    made_for = files.read_metadata(path).get("teacher", name)
+    if made_for != name:
+        raise UserError(f"{path} holds the weights of {made_for}, not of {name}: convert {name} again")
+    native = abstract(teacher, teacher.config)
+    state = rules.load(native, files.read_weights(path), own_rules(native), name=str(path))
+    return fitted(teacher, state, config, dtype), view
+
+
+def fresh(
+    name: str, image_size: tuple[int, int], *, dtype=jnp.float32, rngs: nnx.Rngs, pad: bool = True, **options
+) -> tuple[nnx.Module, View]:
+    """A model of the registry with new float32 parameters, to be trained, and its view of the student's images.
+
+    Args:
+      name, image_size, pad, options: those of `load`.
+      dtype: of the computation.
+      rngs: a `params` stream.
+    """
+    teacher = get(name)
+    module = teacher.family.create(_sized(teacher, image_size, pad), dtype, rngs)
+    return module, view_of(teacher, pad=pad, **options)
+
+
+def _sized(teacher: Teacher, image_size: tuple[int, int], pad: bool) -> object:
+    if min(image_size) < teacher.config.patch:
+        raise UserError(
+            f"image_size {tuple(image_size)} is below one patch of teacher {teacher.name} ({teacher.config.patch})"
+        )
+    return teacher.for_size(image_size, pad=pad)
+
+
+def view_of(teacher: Teacher, *, normalisation: str = "imagenet", pad: bool = True, crop: bool = False) -> View:
+    """The view of the student's images that a teacher wants; the options are `load`'s."""
+    if normalisation not in ("imagenet", "native"):
+        raise UserError(f"a teacher's normalisation is {normalisation!r}: it must be imagenet or native")
+    mean, std = teacher.normalisation if normalisation == "native" else entry.IMAGENET
+    return View(mean, std, pad_to=teacher.pad_to if pad else None, crop=crop)
+
+
+def abstract(teacher: Teacher, config: object, dtype=jnp.float32) -> nnx.Module:
+    """The teacher's module with shapes for arrays."""
+    return nnx.eval_shape(lambda: teacher.family.create(config, dtype, nnx.Rngs(0)))
+
+
+def fitted(teacher: Teacher, state: nnx.State, config: object, dtype=jnp.float32) -> nnx.Module:
+    """The module for `config` (see `Teacher.for_size`) from weights of the teacher's own size."""
+    state = teacher.family.fit(state, teacher.config, config)
+    module = abstract(teacher, config, dtype)
+    nnx.update(module, jax.tree.map(lambda x: jnp.asarray(x, dtype), state))
+    return module

@@ -1,0 +1,111 @@
+"""The evaluation loop: odsF among the metrics, sums over processes, samples that are skipped, and the table."""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from sak_jax import builders
+from sak_jax.data.rooms import layouts
+from sak_jax.engine import mesh as sharding
+from sak_jax.engine.evaluate import Evaluator, table
+from sak_jax.engine.loop import validation_source
+from tests import runs
+
+
+def config():
+    """The tiny recipe with the boundary score."""
+    spec = importlib.util.spec_from_file_location("tiny", runs.TINY)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.tasks = {"semseg": {"channels": 14}, "depth": {}, "edge": {}}
+    config.boundary.workers, config.boundary.max_distance = 1, 0.05
+    return config
+
+
+def evaluate(config):
+    """An untrained student's scores, and the evaluator."""
+    mesh = sharding.make_mesh(-1, 1)
+    student = builders.abstract_student(config, "multitask")
+    create = jax.jit(
+        lambda: nnx.state(builders.new_student(config, "multitask", nnx.Rngs(0))),
+        out_shardings=sharding.replicated(mesh),
+    )
+    evaluator = Evaluator(config, nnx.graphdef(student), mesh, validation_source(config, "multitask"))
+    return evaluator(create()), evaluator
+
+
+def main(process, port):
+    jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(process))
+    scores, evaluator = evaluate(config())
+    print(json.dumps(scores | {"skipped": evaluator.skipped}))
+
+
+def test_two_processes_score_what_one_does():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    command = [sys.executable, __file__]
+    options = {"stdout": subprocess.PIPE, "text": True, "env": {**os.environ, "PYTHONPATH": str(runs.ROOT)}}
+    processes = [subprocess.Popen([*command, str(index), str(port)], **options) for index in range(2)]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    first, second = (json.loads(output.splitlines()[-1]) for output in outputs)
+    assert first == second and first.pop("skipped") == 0
+    alone, _ = evaluate(config())
+    assert first == pytest.approx(alone, rel=1e-4) and alone["edge/odsF"] > 0
+
+
+def test_skipped_samples_are_counted(tmp_path):
+    layouts.write_nyud(tmp_path / "nyud", 2, 3, size=(24, 32))
+    damaged = sorted((tmp_path / "nyud" / "images").glob("*.png"))[-1]
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    recipe = config()
+    recipe.tasks = {"semseg": {"channels": 40}, "edge": {}}
+    recipe.data = {"name": "nyud", "root": str(tmp_path / "nyud"), "on_error": "skip", "workers": 0}
+    scores, evaluator = evaluate(recipe)
+    assert evaluator.skipped == 1 and len(evaluator.source.skipped) == 1
+    assert scores["edge/odsF"] > 0
+
+
+def test_a_task_without_truth_has_no_score_and_no_delta(tmp_path):
+    layouts.write_nyud(tmp_path / "nyud", 1, 1, size=(24, 32))
+    for path in (tmp_path / "nyud" / "edge").glob("*.png"):
+        cv2.imwrite(str(path), np.zeros((24, 32), np.uint8))
+    recipe = config()
+    recipe.tasks = {"edge": {}}
+    recipe.boundary.truth = "boundary"
+    recipe.baselines = {"edge/odsF": 50.0}
+    recipe.data = {"name": "nyud", "root": str(tmp_path / "nyud"), "on_error": "raise", "workers": 0}
+    scores, evaluator = evaluate(recipe)
+    assert np.isnan(scores["edge/odsF"])
+    assert evaluator.delta_m(scores) is None and evaluator.score(scores) is None
+    assert "-" in table(scores, recipe.baselines, None).splitlines()[2].split()
+
+
+def test_table_shows_baselines_changes_and_what_is_in_print():
+    scores = {"semseg/mIoU": 55.0, "depth/RMSE": 0.45, "edge/odsF": 60.0, "edge/AP": 50.0}
+    baselines = {"semseg/mIoU": 50.0, "depth/RMSE": 0.5, "edge/odsF": 75.0}
+    published = {"semseg/mIoU": 59.93, "depth/RMSE": 0.4942, "edge/odsF": 78.6, "delta_m": 11.11}
+    lines = [line.split() for line in table(scores, baselines, 0.0, published).splitlines()]
+    assert lines[0] == ["metric", "student", "single-task", "change", "published"]
+    assert lines[2] == ["semseg/mIoU", "55", "50", "+10.0", "%", "59.93"]
+    assert lines[3] == ["depth/RMSE", "0.45", "0.5", "+10.0", "%", "0.4942"]  # Less is better.
+    assert lines[4] == ["edge/odsF", "60", "75", "-20.0", "%", "78.6"]
+    assert lines[5] == ["edge/AP", "50"]
+    assert lines[6] == ["Delta_m", "+0.00", "%", "+11.11", "%"]
+    assert "published" not in table(scores, baselines, 0.0)
+    assert "config.baselines" in table(scores, {}, None)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,102 @@
+"""The same run on one device and on eight."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from sak_jax.engine import loop as train
+from sak_jax.engine import mesh as sharding
+from sak_jax.errors import UserError
+from tests import runs
+from tests.recipes import tiny
+
+# Adam turns a gradient's rounding error into a step of up to the learning rate, which is therefore small.
+RATES = ("--config.distill.lr=1e-5", "--config.multitask.lr=1e-5")
+OPTIONS = (
+    "--config.model.width=64",  # Wide enough for some parameters to be sharded.
+    "--config.distill.steps=3",
+    "--config.multitask.steps=3",
+    "--config.checkpoint.every=3",
+    *RATES,
+)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("one"), devices=1)
+
+
+def trained(workdir, devices, *options):
+    env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    done = runs.run(f"--workdir={workdir}", *OPTIONS, *options, env=env)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+@pytest.mark.parametrize("options", [(), ("--config.mesh.fsdp=4",)], ids=["data", "fsdp"])
+def test_eight_devices_compute_what_one_does(one, tmp_path, options):
+    eight = trained(tmp_path, 8, *options)
+    for mine, theirs in zip(runs.lines(eight), runs.lines(one), strict=True):
+        assert (mine["step"], mine["split"]) == (theirs["step"], theirs["split"])
+        # Losses agree to rounding; scores count pixels of 11 small images, of which some fall to the other side.
+        tolerance = 1e-5 if mine["split"] != "val" else 1e-2
+        for name, value in theirs["values"].items():
+            if name != "grad_norm":
+                assert mine["values"][name] == pytest.approx(value, rel=tolerance, abs=1e-6), (mine["step"], name)
+    statistics = [name for name in runs.parameters(one) if name.endswith(("norm/mean", "norm/var"))]
+    assert statistics
+    for name in statistics:
+        np.testing.assert_allclose(runs.parameters(eight)[name], runs.parameters(one)[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shape, spec",
+    [
+        ((12, 384, 1536), (None, None, "fsdp")),
+        ((12, 1536, 385), (None, "fsdp", None)),
+        ((4, 333, 335), ("fsdp", None, None)),  # The only axis that four devices divide.
+        ((3, 333, 335), ()),
+        ((384, 100), ()),  # Small.
+    ],
+)
+def test_large_arrays_are_sharded_along_their_longest_axis(shape, spec):
+    mesh = AbstractMesh((2, 4), ("data", "fsdp"))
+    placed = sharding.state_sharding(jax.ShapeDtypeStruct(shape, jnp.float32), mesh)
+    assert placed.spec == PartitionSpec(*spec)
+
+
+def test_a_mesh_that_does_not_fit_the_devices_is_refused():
+    with pytest.raises(UserError, match="mesh"):
+        sharding.make_mesh(3, 2)
+
+
+def take_two_steps():
+    """Run with four devices, below: the state stays where it was put, so that the step is compiled once."""
+    config = tiny.get_config()
+    config.model.width = 64
+    config.mesh.fsdp = 4
+    stage, mesh = train.STAGES[1], sharding.make_mesh(-1, 4)
+    objective, committee, state = train.prepare(config, stage, mesh)
+    step = train.jitted(stage, objective, state, mesh)
+    where = jax.tree.map(lambda x: x.sharding, state)
+    assert any("fsdp" in placed.spec for placed in jax.tree.leaves(where.params))
+    assert any("fsdp" in placed.spec for placed in jax.tree.leaves(where.opt_state))
+    batches = train.training_batches(config, stage)
+    for _ in range(2):
+        state, _ = step(state, committee, sharding.put_batch(next(batches), mesh))
+        assert jax.tree.map(lambda x: x.sharding, state) == where
+    batches.close()
+    assert step._cache_size() == 1
+
+
+def test_a_sharded_state_stays_where_it_is():
+    command = [sys.executable, "-c", "from tests import test_sharding; test_sharding.take_two_steps()"]
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run(command, cwd=runs.ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

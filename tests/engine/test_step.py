@@ -1,0 +1,114 @@
+"""What a step changes, and what it leaves alone."""
+
+import importlib.util
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sak_jax.builders import student_config
+from sak_jax.engine import loop as train
+from sak_jax.engine import mesh as sharding
+from sak_jax.methods.sak.student import Student
+from tests import runs
+
+specification = importlib.util.spec_from_file_location("tiny", runs.TINY)
+tiny = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(tiny)
+
+
+def one_step(stage_name, batch, **changes):
+    """(state before, state after, logs) of one step of the tiny recipe with some keys changed."""
+    config = tiny.get_config()
+    config.update_from_flattened_dict(changes)
+    stage = next(stage for stage in train.STAGES if stage.name == stage_name)
+    objective, committee, state = train.prepare(config, stage, sharding.make_mesh(-1, 1))
+    after, logs = jax.jit(partial(stage.step, objective))(state, committee, batch)
+    return state, after, logs
+
+
+@pytest.fixture(scope="module")
+def images():
+    return {"image": jax.random.normal(jax.random.key(0), (8, 24, 32, 3))}
+
+
+@pytest.fixture(scope="module")
+def labelled(images):
+    rng = np.random.default_rng(0)
+    return images | {
+        "semseg": jnp.asarray(rng.integers(0, 14, (8, 24, 32)), jnp.uint8),
+        "depth": jnp.asarray(rng.random((8, 24, 32)) + 1, jnp.float32),
+        "edge": jnp.asarray(rng.integers(0, 2, (8, 24, 32)), jnp.float32),
+    }
+
+
+def changed(before, after):
+    """Top-level parts of the student in which some parameter changed."""
+    old, new = dict(nnx.to_flat_state(before.model)), dict(nnx.to_flat_state(after.model))
+    return {
+        path[0]
+        for path, value in old.items()
+        if isinstance(value, nnx.Param) and not np.array_equal(value[...], new[path][...])
+    }
+
+
+@pytest.mark.parametrize(
+    "freeze, learns",
+    [
+        ("none", {"stem", "adapters", "output_norms", "aligners", "routers", "heads"}),
+        ("stem", {"adapters", "output_norms", "aligners", "routers", "heads"}),
+        ("all_but_routers", {"routers", "heads"}),
+    ],
+)
+def test_what_is_frozen_stays(labelled, freeze, learns):
+    before, after, logs = one_step("multitask", labelled, **{"model.freeze": freeze})
+    assert changed(before, after) == learns
+    assert int(after.step) == 1
+    total = sum(logs[name] for name in ("semseg", "depth", "edge", "distill"))
+    np.testing.assert_allclose(logs["total"], total, rtol=1e-6)
+
+
+def test_lora_in_stage_1_trains_only_its_updates_of_the_stem(images):
+    before, after, _ = one_step("distill", images, **{"model.lora.rank": 2, "distill.warmup_lr": 1e-3})
+    old, new = dict(nnx.to_flat_state(before.model)), dict(nnx.to_flat_state(after.model))
+    moved = {
+        path[-1] for path, value in old.items() if path[0] == "stem" and not np.array_equal(value[...], new[path][...])
+    }
+    # The first matrices get no gradient while the second ones are zero; decay moves them.
+    assert moved == {"lora_a", "lora_b"}
+    assert "adapters" in changed(before, after)
+
+
+def test_accumulated_parts_give_the_whole_batch(images):
+    # Stage 1 has neither batch statistics nor noise, so the parts' mean is the batch's.
+    _, whole, logs = one_step("distill", images)
+    _, parts, parts_logs = one_step("distill", images, **{"distill.accumulate": 4})
+    for name, value in logs.items():
+        np.testing.assert_allclose(parts_logs[name], value, rtol=2e-5, err_msg=name)
+    for (path, mine), (_, theirs) in zip(
+        nnx.to_flat_state(parts.opt_state[0].mu), nnx.to_flat_state(whole.opt_state[0].mu), strict=True
+    ):
+        np.testing.assert_allclose(mine[...], theirs[...], rtol=1e-3, atol=1e-7, err_msg=str(path))
+
+
+def test_alpha_zero_leaves_the_teachers_out(labelled):
+    _, _, logs = one_step("multitask", labelled, **{"multitask.alpha": 0.0})
+    assert "distill" not in logs and not any(name.startswith("distill/") for name in logs)
+
+
+def test_noise_differs_from_step_to_step_and_not_from_run_to_run(labelled):
+    before, after, logs = one_step("multitask", labelled)
+    _, _, again = one_step("multitask", labelled)
+    assert float(logs["total"]) == float(again["total"])
+    config = student_config(tiny.get_config(), "multitask")
+    student = Student(config, rngs=nnx.Rngs(0))
+
+    @jax.jit
+    def forward(student, key):
+        return student(labelled["image"], train=True, rngs=nnx.Rngs(noise=key)).routing["depth"]
+
+    first, second = (forward(student, jax.random.key(seed)) for seed in (0, 1))
+    assert not np.allclose(first, second)

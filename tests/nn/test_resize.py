@@ -1,0 +1,37 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from sak_jax.nn.resize import bilinear_matrix, resize_bilinear, resize_positions
+
+
+def interpolate(x, size, **kwargs):
+    """PyTorch's on channels-last arrays."""
+    y = functional.interpolate(torch.tensor(x).permute(0, 3, 1, 2), size, align_corners=False, **kwargs)
+    return y.permute(0, 2, 3, 1).numpy()
+
+
+@pytest.mark.parametrize("size", [(20, 28), (13, 9), (4, 5), (5, 7), (1, 1)])
+def test_bilinear_maps_as_pytorch(size):
+    x = np.random.default_rng(0).standard_normal((2, 5, 7, 3), np.float32)
+    expected = interpolate(x, size, mode="bilinear")
+    np.testing.assert_allclose(resize_bilinear(jnp.asarray(x), size), expected, atol=1e-5)
+    rows, columns = bilinear_matrix(5, size[0]), bilinear_matrix(7, size[1])
+    np.testing.assert_allclose(np.einsum("Hh,Ww,bhwc->bHWc", rows, columns, x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("target", [(9, 13), (4, 3), (6, 2)])
+def test_positions_as_pytorch(target, antialias):
+    embedding = np.random.default_rng(0).standard_normal((1, 2 + 6 * 5, 4), np.float32)
+    ours = resize_positions(embedding, (6, 5), target, prefix=2, antialias=antialias)
+    np.testing.assert_array_equal(ours[:, :2], embedding[:, :2])
+    grid = interpolate(embedding[:, 2:].reshape(1, 6, 5, 4), target, mode="bicubic", antialias=antialias)
+    np.testing.assert_allclose(ours[:, 2:], grid.reshape(1, -1, 4), atol=1e-5)
+
+
+def test_positions_of_the_same_grid_are_untouched():
+    embedding = np.ones((1, 7, 4), np.float32)
+    assert resize_positions(embedding, (3, 2), (3, 2), prefix=1, antialias=False) is embedding

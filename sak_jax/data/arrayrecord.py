@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from etils import epath
 
-from sak_jax.data import files
+from sak_jax.data import files, labels
 from sak_jax.data.source import FileSource, check_samples
 from sak_jax.errors import UserError
 from sak_jax.paths import check_remote
@@ -56,7 +56,7 @@ def encode(sample: dict[str, np.ndarray], image: bytes) -> dict[str, object]:
             example[task] = label
         elif task == "normals":
             valid = label.any(axis=-1)
-            colours = np.where(valid[..., None], np.rint((label + 1) * 127.5), 0).astype(np.uint8)
+            colours = np.where(valid[..., None], labels.normals_to_colours(label), np.uint8(0))
             example[task] = _png(np.dstack([colours, np.where(valid, 255, 0).astype(np.uint8)]))
         else:
             example[task] = _png(np.rint(label * 255).astype(np.uint8) if task == "edge" else label)
@@ -84,12 +84,15 @@ def decode(example: dict[str, object], tasks: Sequence[str], name: str) -> dict[
         if task == "depth":
             sample[task] = value
         elif task == "normals":
-            pixels = cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_UNCHANGED)
-            normals = files.decode_normals(cv2.cvtColor(pixels, cv2.COLOR_BGRA2BGR))  # Drops validity; slicing is slow.
+            pixels = files.decode_by_opencv(value, cv2.IMREAD_UNCHANGED)
+            if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 4:
+                raise UserError(f"{name}: the normals are not a whole RGBA PNG file: prepare the data again")
+            # Drops validity (written in the same order of channels); slicing is slow.
+            normals = labels.colours_to_normals(cv2.cvtColor(pixels, cv2.COLOR_BGRA2BGR))
             normals[pixels[..., 3] == 0] = 0
             sample[task] = normals
         else:
-            label = files.decode_label(value, name)
+            label = labels.decode("levels", value, name)
             sample[task] = label / np.float32(255) if task == "edge" else label
     return sample
 

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float32, UInt8
 
-from sak_jax.data import files
+from sak_jax.data import files, labels
 from sak_jax.data.source import FileSource, check_files, check_samples, find_root
 from sak_jax.errors import UserError
 from sak_jax.tasks import IGNORE
@@ -69,19 +69,18 @@ class CamVid(FileSource):
         sample = {"image": files.decode_image(files.read_bytes(paths["image"]), str(paths["image"]))}
         if not self.tasks:
             return sample
-        labels = files.decode_label(files.read_bytes(paths["labels"]), str(paths["labels"]))
-        semseg = files.check_range(
-            np.where(labels == _VOID, IGNORE, labels).astype(np.uint8), _VOID, str(paths["labels"])
-        )
-        sample["semseg"] = semseg
+        name = str(paths["labels"])
+        semseg = labels.decode("index", files.read_bytes(paths["labels"]), name)
+        semseg[semseg == _VOID] = IGNORE
+        sample["semseg"] = labels.check_range(semseg, _VOID, name)
         return sample
 
     def _derive(self, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        labels = sample.pop("semseg", None)
+        semseg = sample.pop("semseg", None)
         if "semseg" in self.tasks:
-            sample["semseg"] = labels
+            sample["semseg"] = semseg
         if "edge" in self.tasks:
-            sample["edge"] = boundaries(labels)
+            sample["edge"] = boundaries(semseg)
         return sample
 
 

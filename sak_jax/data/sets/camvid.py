@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float32, UInt8
 
-from sak_jax.data import files, labels
+from sak_jax.data import files, labels, listing
 from sak_jax.data.source import FileSource, check_files, check_samples, find_root
 from sak_jax.errors import UserError
 from sak_jax.tasks import IGNORE
@@ -52,14 +52,15 @@ class CamVid(FileSource):
         if not images.is_dir():
             raise UserError(f"{images}: the folder of CamVid's split {split!r} is missing")
         self._split = split
-        super().__init__(f"CamVid {split}", sorted(path.stem for path in images.glob("*.png")), tasks, on_error, fit)
+        self._images = listing.images(self._root, f"{split}/*", f"the folder {split}").paths
+        super().__init__(f"CamVid {split}", list(self._images), tasks, on_error, fit)
         if not self.ids:
-            raise UserError(f"{images}: holds no PNG files")
+            raise UserError(f"{images}: holds no images")
         self._drop(check_samples(self.ids, lambda sample_id: check_files(self.paths(sample_id))))
 
     def paths(self, sample_id: str) -> dict[str, epath.Path]:
         """The files of a sample, by image and label."""
-        paths = {"image": self._root / self._split / f"{sample_id}.png"}
+        paths = {"image": self._images[sample_id]}
         if self.tasks:
             paths["labels"] = self._root / f"{self._split}annot" / f"{sample_id}.png"
         return paths

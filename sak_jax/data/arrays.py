@@ -32,9 +32,7 @@ def decode(content: bytes, name: str) -> Shaped[np.ndarray, "..."]:
         kind = what_it_is(content)
         reason = f"it is {kind}" if kind else " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name}: is not a whole .npy file ({reason}): replace it, or data.on_error=skip") from error
-    if dtype.hasobject or dtype.kind not in "biuf" or dtype.itemsize > 8:
-        what = "Python objects" if dtype.hasobject else "a struct" if dtype.names else str(dtype)
-        raise UserError(f"{name}: holds {what}, not numbers: save one array of integers or floats")
+    _check_numbers(dtype, name)
     size = 1
     for extent in shape:
         size *= extent
@@ -52,6 +50,12 @@ def _read_header(stream) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return read(stream)
+
+
+def _check_numbers(dtype: np.dtype, name: str) -> None:
+    if dtype.hasobject or dtype.kind not in "biuf" or dtype.itemsize > 8:
+        what = "Python objects" if dtype.hasobject else "a struct" if dtype.names else str(dtype)
+        raise UserError(f"{name}: holds {what}, not numbers: save one array of integers or floats")
 
 
 def _member(content: bytes, name: str) -> bytes:
@@ -80,7 +84,9 @@ def shape(path: os.PathLike | str) -> tuple[int, ...]:
         with epath.Path(path).open("rb") as file:
             if file.read(4) != ZIP_MAGIC:
                 file.seek(0)
-                return tuple(_read_header(file)[0])
+                found, _, dtype = _read_header(file)
+                _check_numbers(dtype, str(path))
+                return tuple(found)
             file.seek(0)
             return decode(file.read(), str(path)).shape
     except UserError:

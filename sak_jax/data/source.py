@@ -82,6 +82,10 @@ class FileSource(abc.ABC):
                 self._skip((index + attempt) % len(self), str(error))
         raise UserError(f"{self.name}: none of its {len(self)} samples can be read")
 
+    def read(self, index: int) -> dict[str, object]:
+        """The very sample, as it is stored. Raises UserError if it cannot be read, whatever `on_error` says."""
+        return self._sample(int(index))
+
     def _sample(self, index: int) -> dict[str, object]:
         sample = self._load(index)
         size = sample["image"].shape[:2]

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from etils import epath
 
-from sak_jax.data import files, labels
+from sak_jax.data import cache, files, labels
 from sak_jax.data.source import FileSource, check_samples
 from sak_jax.errors import UserError
 
@@ -79,10 +79,16 @@ def decode(example: dict[str, object], tasks: Sequence[str], name: str) -> dict[
         "id": sample_id.decode() if isinstance(sample_id, bytes) else sample_id,
         "image": files.decode_image(example["image"], name),
     }
+    return sample | decode_labels(example, tasks, name)
+
+
+def decode_labels(example: dict[str, object], tasks: Sequence[str], name: str) -> dict[str, np.ndarray]:
+    """The labels of an example; `name` is for errors."""
+    found = {}
     for task in tasks:
         value = example[task]
         if task == "depth":
-            sample[task] = value
+            found[task] = value
         elif task == "normals":
             pixels = files.decode_by_opencv(value, cv2.IMREAD_UNCHANGED)
             if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 4:
@@ -90,11 +96,11 @@ def decode(example: dict[str, object], tasks: Sequence[str], name: str) -> dict[
             # Drops validity (written in the same order of channels); slicing is slow.
             normals = labels.colours_to_normals(cv2.cvtColor(pixels, cv2.COLOR_BGRA2BGR))
             normals[pixels[..., 3] == 0] = 0
-            sample[task] = normals
+            found[task] = normals
         else:
             label = labels.decode("levels", value, name)
-            sample[task] = label / np.float32(255) if task == "edge" else label
-    return sample
+            found[task] = label / np.float32(255) if task == "edge" else label
+    return found
 
 
 class Prepared(FileSource):
@@ -131,7 +137,7 @@ class Prepared(FileSource):
         missing = [task for task in (*tasks, "image") if task not in info.features]
         if missing:
             raise UserError(f"{directory}: has no labels for {missing[0]!r}; it has {', '.join(info.features)}")
-        self._examples = None
+        self._examples, self._stamps = None, {}
         shards = info.splits[self._split]
         self._shards = [os.fspath(path) for path in shards.filepaths]
         self._lengths = list(shards.shard_lengths)
@@ -139,7 +145,7 @@ class Prepared(FileSource):
         self._encoded = [name for name, kind in info.features.items() if isinstance(kind, tfds.features.Image)]
         super().__init__(f"{directory} {split}", range(sum(self._lengths)), tasks, on_error, fit)
         damaged = check_samples(range(len(self._shards)), self._check_shard)
-        self._drop({record: damaged[shard] for shard in damaged for record in self._records(shard)})
+        self.drop({record: damaged[shard] for shard in damaged for record in self._records(shard)})
         if self.tasks == ("human_parts",):
             self.ids = [record for record in self.ids if self._read(record)["shows_people"]]
 
@@ -161,7 +167,7 @@ class Prepared(FileSource):
         return f"{self._shards[bisect.bisect_right(self._ends, record)]}, record {record}"
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_examples": None}
+        return self.__dict__ | {"_examples": None, "_stamps": {}}
 
     def _read(self, record: int) -> dict[str, object]:
         try:
@@ -175,6 +181,24 @@ class Prepared(FileSource):
         except Exception as error:  # Readers of records, protocol buffers and arrays stumble in their own ways.
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"{self.name_of(record)}: cannot be read ({reason})") from error
+
+    def stamp(self, index: int) -> str:
+        """As `FileSource.stamp`: that of the shard."""
+        shard = self._shards[bisect.bisect_right(self._ends, self.ids[index])]
+        if shard not in self._stamps:
+            self._stamps[shard] = cache.stamp(shard)
+        return self._stamps[shard]
+
+    def file(self, sample_id: int, key: str) -> str:
+        """As `FileSource.file`."""
+        return f"{key} of {self.name_of(sample_id)}"
+
+    def inspect(self, index: int) -> tuple[tuple[int, int], dict[str, np.ndarray]]:
+        """As `FileSource.inspect`."""
+        record = self.ids[index]
+        example, name = self._read(record), self.name_of(record)
+        size = files.size_of(example["image"], name)
+        return size, decode_labels(example, self.tasks, name)
 
     def _load(self, index: int) -> dict[str, object]:
         record = self.ids[index]

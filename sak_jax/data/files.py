@@ -228,6 +228,16 @@ def check_pixels(height: int, width: int, name: str) -> None:
         )
 
 
+def size_of(content: bytes, name: str) -> tuple[int, int]:
+    """Height and width of an encoded image."""
+    first = header(content)
+    if first is None:
+        image = open_image(content, name)
+        return image.height, image.width
+    check_pixels(first.height, first.width, name)
+    return first.height, first.width
+
+
 def image_size(path: os.PathLike | str, upright: bool = False) -> tuple[int, int]:
     """Height and width from the header of an image file; `upright` as in `decode_image`."""
     start = b""

@@ -26,6 +26,7 @@ __all__ = ["CLASSES", "EXTRAS", "PARTS", "SPLITS", "TASKS", "Rooms"]
 SPLITS = {"train": 0, "val": 1}
 TASKS = ("semseg", "human_parts", "sal", "normals", "edge", "depth")
 EXTRAS = ("instance",)
+KEYS = {"train_length": 0, "val_length": 0, "seed": 0, "cache": False}
 
 
 class Rooms:
@@ -122,3 +123,11 @@ class Rooms:
             else:
                 sample[name] = instance.astype(np.uint8)
         return sample
+
+
+def create(split: str, tasks: Sequence[str], image_size: tuple[int, int], *, seed: int, cache: bool, **values) -> Rooms:
+    """The data source of a recipe; see `sak_jax.data.Dataset`."""
+    length = values.get(f"{split}_length", 0)
+    if length <= 0:
+        raise UserError(f"data.{split}_length={length} must be the positive number of scenes of the split {split!r}")
+    return Rooms(split, length, size=image_size, seed=seed, tasks=tasks, cache=cache)

@@ -126,6 +126,7 @@ class Prepared(FileSource):
         fit: tuple[int, int] | None = None,
     ):
         self._directory = directory
+        self._examples, self._stamps = None, {}
         info = _builder(directory).info
         self._split = "validation" if split == "val" and "val" not in info.splits else split
         if self._split not in info.splits:
@@ -137,12 +138,9 @@ class Prepared(FileSource):
         missing = [task for task in (*tasks, "image") if task not in info.features]
         if missing:
             raise UserError(f"{directory}: has no labels for {missing[0]!r}; it has {', '.join(info.features)}")
-        self._examples, self._stamps = None, {}
-        shards = info.splits[self._split]
-        self._shards = [os.fspath(path) for path in shards.filepaths]
-        self._lengths = list(shards.shard_lengths)
-        self._ends = list(itertools.accumulate(self._lengths))
         self._encoded = [name for name, kind in info.features.items() if isinstance(kind, tfds.features.Image)]
+        self._shards, self._lengths = _shards(info, self._split, directory)
+        self._ends = list(itertools.accumulate(self._lengths))
         super().__init__(f"{directory} {split}", range(sum(self._lengths)), tasks, on_error, fit)
         damaged = check_samples(range(len(self._shards)), self._check_shard)
         self.drop({record: damaged[shard] for shard in damaged for record in self._records(shard)})
@@ -211,3 +209,17 @@ def _builder(directory: os.PathLike | str) -> tfds.core.DatasetBuilder:
     except Exception as error:  # TFDS raises whatever damaged metadata make it stumble over.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{directory}: its metadata cannot be read ({reason}); prepare it again") from error
+
+
+def _shards(info: tfds.core.DatasetInfo, split: str, directory: os.PathLike | str) -> tuple[list[str], list[int]]:
+    """Paths and lengths of a split's shards."""
+    try:
+        found = [os.fspath(path) for path in info.splits[split].filepaths]
+        lengths = [int(length) for length in info.splits[split].shard_lengths]
+    except Exception as error:  # As in `_builder`.
+        raise UserError(f"{directory}: its metadata name no shards ({error}); prepare it again") from error
+    if len(found) != len(lengths) or min(lengths, default=0) < 0 or not sum(lengths):
+        raise UserError(
+            f"{directory}: its metadata name {len(found)} shards of {sum(lengths)} samples; prepare it again"
+        )
+    return found, lengths

@@ -8,7 +8,6 @@ import functools
 import io
 import os
 import struct
-import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -198,11 +197,9 @@ def turn(image: Shaped[np.ndarray, "h w *channels"], number: int) -> Shaped[np.n
 def open_image(content: bytes, name: str) -> Image.Image:
     """The loaded image of a file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of large images: the limit is MAX_PIXELS.
-            image = Image.open(io.BytesIO(content))
-            image.load()
-            return image
+        image = Image.open(io.BytesIO(content))
+        image.load()
+        return image
     except Image.DecompressionBombError as error:
         raise UserError(f"{name}: claims more than {MAX_PIXELS} pixels; its header is damaged, or scale it") from error
     except Exception as error:  # PIL's plugins raise whatever the damage makes them stumble over.
@@ -242,8 +239,7 @@ def image_size(path: os.PathLike | str, upright: bool = False) -> tuple[int, int
     """Height and width from the header of an image file; `upright` as in `decode_image`."""
     start = b""
     try:
-        with warnings.catch_warnings(), epath.Path(path).open("rb") as file:
-            warnings.simplefilter("ignore")  # Of large images: the limit is MAX_PIXELS.
+        with epath.Path(path).open("rb") as file:
             start = file.read(_HEAD)
             first = header(start)
             if first is None:

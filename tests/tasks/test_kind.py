@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sak_jax.data import transforms
+from sak_jax.data import labels, transforms
 from sak_jax.data.sets import folder
 from sak_jax.errors import UserError
 from sak_jax.tasks import IGNORE, KINDS, TASKS, kind_of
@@ -87,7 +87,7 @@ def test_a_stored_label_is_given_back(task):
 def test_the_default_encoding_is_one_that_folders_know(task):
     kind = kind_of(task)
     assert kind.encodings[0] == folder.ENCODINGS.get(task.name, "index")
-    assert set(kind.encodings) <= set(folder._DECODERS)
+    assert set(kind.encodings) <= set(labels.ENCODINGS)
 
 
 @EVERY

@@ -40,7 +40,7 @@ def base() -> ConfigDict:
             "tasks": {},  # {task: {field: value}}: rows of `sak_jax.tasks.TASKS`, or new ones.
             "baselines": {},  # Single-task scores that Delta_m compares with: {"semseg/mIoU": ..}.
             "published": {},  # Scores in print, and `delta_m`, to show beside ours.
-            "boundary": {  # Of the metric odsF, see `sak_jax.boundary.score.Boundary`.
+            "boundary": {  # Of the metric odsF, see `sak_jax.tasks.boundary.BoundaryScore`.
                 "max_distance": 0.011,  # Of the image's diagonal: 0.011 for NYUD-v2, 0.0075 for PASCAL-Context.
                 "protocol": "sak",  # Or "invpt"; their scores are not comparable.
                 "truth": "boundary",  # The annotated curves as they are; "label_map" outlines them (NYUD-v2).

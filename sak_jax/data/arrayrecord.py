@@ -17,20 +17,19 @@ from etils import epath
 from sak_jax.data import cache, files, labels
 from sak_jax.data.source import FileSource, check_samples
 from sak_jax.errors import UserError
-
-_MAPS = ("semseg", "human_parts", "sal", "edge")
+from sak_jax.tasks import kind_of
 
 
 def features(tasks: Sequence[str], image_format: str) -> tfds.features.FeaturesDict:
     """The features of examples with the given labels; `image_format` is "png" or "jpeg"."""
     kinds = {"id": tfds.features.Text(), "image": tfds.features.Image(encoding_format=image_format)}
     for task in tasks:
-        if task == "depth":
-            raw = tfds.features.Encoding.BYTES
-            kinds[task] = tfds.features.Tensor(shape=(None, None), dtype=np.float32, encoding=raw)
+        kind = kind_of(task)
+        if kind.stored_channels:
+            kinds[task] = tfds.features.Image(shape=(None, None, kind.stored_channels), encoding_format="png")
         else:
-            channels = 1 if task in _MAPS else 4
-            kinds[task] = tfds.features.Image(shape=(None, None, channels), encoding_format="png")
+            shape, raw = (None, None, *kind.vector), tfds.features.Encoding.BYTES
+            kinds[task] = tfds.features.Tensor(shape=shape, dtype=kind.dtypes[0], encoding=raw)
     if "human_parts" in tasks:
         kinds["shows_people"] = tfds.features.Scalar(np.bool_)
     return tfds.features.FeaturesDict(kinds)
@@ -52,14 +51,8 @@ def encode(sample: dict[str, np.ndarray], image: bytes) -> dict[str, object]:
     for task, label in sample.items():
         if task in ("id", "image"):
             continue
-        if task == "depth":
-            example[task] = label
-        elif task == "normals":
-            valid = label.any(axis=-1)
-            colours = np.where(valid[..., None], labels.normals_to_colours(label), np.uint8(0))
-            example[task] = _png(np.dstack([colours, np.where(valid, 255, 0).astype(np.uint8)]))
-        else:
-            example[task] = _png(np.rint(label * 255).astype(np.uint8) if task == "edge" else label)
+        stored = kind_of(task).to_stored(label)
+        example[task] = _png(stored) if kind_of(task).stored_channels else stored
     decoded = decode(example, tuple(key for key in sample if key not in ("id", "image")), sample["id"])
     for key, value in sample.items():
         if not np.array_equal(decoded[key], value):
@@ -86,20 +79,17 @@ def decode_labels(example: dict[str, object], tasks: Sequence[str], name: str) -
     """The labels of an example; `name` is for errors."""
     found = {}
     for task in tasks:
-        value = example[task]
-        if task == "depth":
-            found[task] = value
-        elif task == "normals":
-            pixels = files.decode_by_opencv(value, cv2.IMREAD_UNCHANGED)
-            if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 4:
-                raise UserError(f"{name}: the normals are not a whole RGBA PNG file: prepare the data again")
-            # Drops validity (written in the same order of channels); slicing is slow.
-            normals = labels.colours_to_normals(cv2.cvtColor(pixels, cv2.COLOR_BGRA2BGR))
-            normals[pixels[..., 3] == 0] = 0
-            found[task] = normals
-        else:
-            label = labels.decode("levels", value, name)
-            found[task] = label / np.float32(255) if task == "edge" else label
+        kind, stored = kind_of(task), example[task]
+        if kind.stored_channels == 1:
+            stored = labels.decode("levels", stored, name)
+        elif kind.stored_channels:
+            stored = files.decode_by_opencv(stored, cv2.IMREAD_UNCHANGED)
+            if stored is None or stored.dtype != np.uint8 or stored.shape[2:] != (kind.stored_channels,):
+                raise UserError(
+                    f"{name}: the labels of {task} are not a whole PNG file of {kind.stored_channels} channels: "
+                    "prepare the data again"
+                )
+        found[task] = kind.from_stored(stored)
     return found
 
 

@@ -8,7 +8,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from sak_jax.data import cache
 from sak_jax.data.source import FileSource, Source, times
 from sak_jax.errors import UserError
+from sak_jax.tasks import Task, kind_of, named
 
 MODES = ("full", "fast")
 _THREADS, _SHOW_FROM = 16, 100
@@ -27,7 +28,7 @@ _VERSION = 1
 
 def check_labels(
     source: Source,
-    classes: Mapping[str, int],
+    tasks: Iterable[str | Task],
     largest: tuple[int, int] | None = None,
     mode: str = "full",
 ) -> None:
@@ -35,7 +36,7 @@ def check_labels(
 
     Args:
       source: what `create_source` gave. Under `on_error="skip"` samples at fault are taken out of it.
-      classes: by task whose labels are classes: how many there are.
+      tasks: whose labels it gives; their kinds say what values there may be.
       largest: height and width that no image may exceed (those that evaluation pads to), or None.
       mode: "full", or "fast", which checks nothing beyond what `create_source` did.
 
@@ -46,20 +47,23 @@ def check_labels(
         raise UserError(f"data.check={mode!r} must be one of {', '.join(MODES)}")
     if mode == "fast" or not isinstance(source, FileSource) or not source.tasks:
         return
-    found = _inspect_all(source)
-    problems = {}
-    for sample_id, held in found.items():
-        problem = held if isinstance(held, str) else _problem(source, sample_id, held, classes, largest)
-        if problem:
-            problems[sample_id] = problem
-    _check_masks(source, [held for held in found.values() if not isinstance(held, str)], classes)
+    found = _inspect_all(source, [named(task) for task in tasks])
+    problems = {sample_id: held for sample_id, held in found.items() if isinstance(held, str)}
+    whole = {sample_id: held for sample_id, held in found.items() if not isinstance(held, str)}
+    for sample_id, held in whole.items():
+        if largest and (held["size"][0] > largest[0] or held["size"][1] > largest[1]):
+            problems[sample_id] = (
+                f"{source.file(sample_id, 'image')} is {times(held['size'])}, larger than image_size {times(largest)}: "
+                "set data.resize=True, or image_size to the largest image"
+            )
+    _check_masks(source, whole.values())
     source.drop(problems)
 
 
-def _inspect_all(source: FileSource) -> dict:
+def _inspect_all(source: FileSource, tasks: list[Task]) -> dict:
     """By id what its files hold, `{"size": .., "values": {task: ..}}`, or what is wrong with them."""
     place = os.path.join(
-        cache.folder("labels"), f"{hashlib.sha256(os.fsencode(source.identity)).hexdigest()[:16]}.json"
+        cache.folder("labels"), f"{hashlib.sha256(os.fsencode(f"{source.identity} {tasks}")).hexdigest()[:16]}.json"
     )
     kept = _read(place)
     stamps = [source.stamp(index) for index in range(len(source))]
@@ -72,7 +76,12 @@ def _inspect_all(source: FileSource) -> dict:
 
     def inspect(index: int) -> dict | str:
         try:
-            return _summary(*source.inspect(index))
+            size, labels = source.inspect(index)
+            for task in tasks:
+                if task.name in labels:
+                    where = source.file(source.ids[index], task.name)
+                    kind_of(task).check(task, labels[task.name], where)
+            return {"size": [int(extent) for extent in size], "values": _values(labels)}
         except UserError as error:
             return str(error)
 
@@ -87,34 +96,18 @@ def _inspect_all(source: FileSource) -> dict:
     return {sample_id: found[sample_id] for sample_id in source.ids}
 
 
-def _summary(size: tuple[int, int], labels: Mapping[str, np.ndarray]) -> dict:
-    values = {}
-    for task, label in labels.items():
-        if label.dtype == np.uint8:
-            counts = cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()
-            values[task] = np.flatnonzero(counts).tolist()
-    return {"size": list(size), "values": values}
+def _values(labels: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
+    """By task whose labels are bytes, which there are."""
+    counts = {
+        task: cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()
+        for task, label in labels.items()
+        if label.dtype == np.uint8
+    }
+    return {task: np.flatnonzero(count).tolist() for task, count in counts.items()}
 
 
-def _problem(source: FileSource, sample_id, held: dict, classes: Mapping[str, int], largest) -> str | None:
-    size = held["size"]
-    if largest and (size[0] > largest[0] or size[1] > largest[1]):
-        return (
-            f"{source.file(sample_id, 'image')} is {times(size)}, larger than image_size {times(largest)}: "
-            "set data.resize=True, or image_size to the largest image"
-        )
-    for task, values in held["values"].items():
-        unknown = [value for value in values if classes.get(task, 256) <= value < 255]
-        if unknown:
-            return (
-                f"{source.file(sample_id, task)} holds the class {unknown[-1]}, and {task} has the classes "
-                f"0..{classes[task] - 1}, 255 is void: set config.tasks.{task}.channels, or mend the labels"
-            )
-    return None
-
-
-def _check_masks(source: FileSource, found: list[dict], classes: Mapping[str, int]) -> None:
-    for task in classes:
+def _check_masks(source: FileSource, found: Iterable[dict]) -> None:
+    for task in source.tasks:
         values = {value for held in found for value in held["values"].get(task, ())}
         if 255 in values and values <= {0, 255}:
             raise UserError(

@@ -11,13 +11,12 @@ from flax import nnx
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sak_jax import data, metrics
+from sak_jax import data, tasks
 from sak_jax.data import pipeline, transforms
 from sak_jax.engine import mesh as sharding
 from sak_jax.engine.step import eval_step
-from sak_jax.metrics import higher_is_better
-from sak_jax.metrics.delta_m import delta_m
 from sak_jax.recipe import selected_tasks
+from sak_jax.tasks import delta_m, higher_is_better
 
 
 class Evaluator:
@@ -33,7 +32,7 @@ class Evaluator:
         self.mesh = mesh
         self.tasks = selected_tasks(config)
         options = {"odsF": {**config.boundary, "workers": config.boundary.workers or None}}
-        self.metrics = {task.name: metrics.for_task(task, **options.get(task.metric, {})) for task in self.tasks}
+        self.metrics = {task.name: tasks.metric(task, **options.get(task.metric, {})) for task in self.tasks}
         self.source = source
         self.skipped = self._left_out = len(getattr(self.source, "skipped", ()))
         self._step = jax.jit(

@@ -8,9 +8,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array
 
-from sak_jax import losses
-from sak_jax.metrics import Metric
-from sak_jax.tasks import Task
+from sak_jax import tasks
+from sak_jax.methods.sak.losses import distillation_loss
+from sak_jax.tasks import Metric, Task
 
 
 @jax.tree_util.register_dataclass
@@ -103,7 +103,7 @@ def multitask_step(
     def loss(student, batch, features, key):
         outputs = student(batch["image"], train=True, rngs=nnx.Rngs(noise=key))
         logs = {
-            task.name: task.weight * losses.task_loss(task, outputs.predictions[task.name], batch[task.name])
+            task.name: task.weight * tasks.loss(task, outputs.predictions[task.name], batch[task.name])
             for task in objective.tasks
         }
         total = sum(logs.values())
@@ -138,7 +138,7 @@ def eval_step(
 
 
 def _distillation(objective: Objective, outputs, features) -> tuple[Array, Logs]:
-    total, teachers = losses.distillation_loss(outputs.aligned, features, kind=objective.distillation)
+    total, teachers = distillation_loss(outputs.aligned, features, kind=objective.distillation)
     return total, {f"distill/{name}": value for name, value in teachers.items()}
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import html
-from collections.abc import Callable
 
 import cv2
 import jax
@@ -68,62 +67,8 @@ def draw(
     task: tasks.Task, prediction: Float[Array, "h w c"], label: Shaped[np.ndarray, "h w *c"]
 ) -> tuple[Picture, Picture]:
     """A task's prediction and truth as pictures on one scale; what is to be ignored is grey."""
-    drawer = DRAWERS.get(task.loss, _draw_classes)
-    ours, truth = drawer(np.asarray(prediction), np.asarray(label))
-    ignored = (label == tasks.IGNORE) if label.ndim == 2 else (label == tasks.IGNORE).any(-1)
-    truth[ignored] = 128
-    return ours, truth
-
-
-def _draw_classes(prediction, label):
-    colours = palette(256)
-    return colours[np.argmax(prediction, -1)], colours[label]
-
-
-def _draw_binary(prediction, label):
-    probability = 1 / (1 + np.exp(-(prediction[..., 1] - prediction[..., 0])))
-    return _grey(probability), _grey(label == 1)
-
-
-def _draw_normals(prediction, label):
-    unit = prediction / np.maximum(np.linalg.norm(prediction, axis=-1, keepdims=True), 1e-6)
-    return tuple(np.clip((x + 1) * 127.5, 0, 255).astype(np.uint8) for x in (unit, label))
-
-
-def _draw_edges(prediction, label):
-    return _grey(1 / (1 + np.exp(-prediction[..., 0]))), _grey(label)
-
-
-def _draw_depth(prediction, label):
-    valid = label != tasks.IGNORE
-    far = float(label[valid].max()) if valid.any() else 1.0
-    maps = (np.clip(x / far, 0, 1) for x in (prediction[..., 0], np.where(valid, label, 0)))
-    return tuple(cv2.applyColorMap((255 * x).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1].copy() for x in maps)
-
-
-DRAWERS: dict[str, Callable] = {
-    "cross_entropy": _draw_classes,
-    "balanced_cross_entropy": _draw_binary,
-    "normals_l1": _draw_normals,
-    "balanced_binary": _draw_edges,
-    "l1": _draw_depth,
-}
-"""How a task is drawn, by its loss, which says what its channels mean."""
-
-
-def palette(classes: int) -> UInt8[np.ndarray, "classes 3"]:
-    """Colours that tell neighbouring class indices apart (PASCAL VOC's bit interleaving)."""
-    index = np.arange(classes)
-    colours = np.zeros((classes, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((index >> channel) & 1) << (7 - bit)).astype(np.uint8)
-        index >>= 3
-    return colours
-
-
-def _grey(x) -> Picture:
-    return np.repeat((255 * np.asarray(x, np.float32)).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+    kind, label = tasks.kind_of(task), np.asarray(label)
+    return kind.draw_prediction(task, np.asarray(prediction), label), kind.draw_label(task, label)
 
 
 def _enlarge(picture: Picture, scale: int) -> Picture:

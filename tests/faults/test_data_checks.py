@@ -48,9 +48,9 @@ def test_a_class_out_of_range_in_one_map_is_said_at_the_start(photos):
     check_labels(folder(photos), {"semseg": 6})
     with pytest.raises(UserError, match=r"semseg/IMG_0002\.png holds the class 5, and semseg has the classes 0\.\.4"):
         check_labels(folder(photos), {"semseg": 5})
-    check_labels(folder(photos), {"semseg": 5}, mode="fast")
+    check_labels(folder(photos), SEMSEG(5), mode="fast")
     with pytest.raises(UserError, match="data.check='slow' must be one of full, fast"):
-        check_labels(folder(photos), {"semseg": 5}, mode="slow")
+        check_labels(folder(photos), SEMSEG(5), mode="slow")
 
 
 def test_all_that_is_wrong_is_said_together_or_left_out(photos):
@@ -72,11 +72,11 @@ def test_all_that_is_wrong_is_said_together_or_left_out(photos):
 
 
 def test_images_larger_than_evaluation_pads_to_are_said_at_the_start(photos):
-    check_labels(folder(photos), {"semseg": 5}, largest=SIZE)
+    check_labels(folder(photos), SEMSEG(5), largest=SIZE)
     with pytest.raises(
         UserError, match=r"4 problems: .*IMG_0000\.jpg is 48 x 64, larger than image_size 48 x 60.*resize"
     ):
-        check_labels(folder(photos), {"semseg": 5}, largest=(48, 60))
+        check_labels(folder(photos), SEMSEG(5), largest=(48, 60))
 
 
 def test_masks_read_as_classes_are_told(photos):

@@ -11,9 +11,9 @@ from etils import epath
 from jaxtyping import Float32, UInt8
 
 from sak_jax.data import files, labels, listing
+from sak_jax.data.labels import IGNORE
 from sak_jax.data.source import FileSource, check_files, check_samples, find_root
 from sak_jax.errors import UserError
-from sak_jax.tasks import IGNORE
 
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"

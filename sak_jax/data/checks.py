@@ -63,7 +63,7 @@ def check_labels(
 def _inspect_all(source: FileSource, tasks: list[Task]) -> dict:
     """By id what its files hold, `{"size": .., "values": {task: ..}}`, or what is wrong with them."""
     place = os.path.join(
-        cache.folder("labels"), f"{hashlib.sha256(os.fsencode(f"{source.identity} {tasks}")).hexdigest()[:16]}.json"
+        cache.folder("labels"), f"{hashlib.sha256(os.fsencode(f'{source.identity} {tasks}')).hexdigest()[:16]}.json"
     )
     kept = _read(place)
     stamps = [source.stamp(index) for index in range(len(source))]

@@ -48,7 +48,9 @@ class Evaluator:
         """
         batches = pipeline.evaluation_batches(
             self.source,
-            transforms.evaluation_transform(tuple(self.config.image_size), self.tasks),
+            transforms.evaluation_transform(
+                tuple(self.config.image_size), self.tasks, shrink=self.config.data.get("resize", False)
+            ),
             self.config.eval_batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),

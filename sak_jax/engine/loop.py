@@ -203,7 +203,9 @@ def training_batches(config: ConfigDict, stage: Stage) -> pipeline.Batches:
     else:
         wanted = selected_tasks(config)
         source = data.create_source(settings, "train", [task.name for task in wanted], size)
-        transform = transforms.multitask_transform(size, wanted, scale_range=tuple(config.multitask.scale_range))
+        transform = transforms.multitask_transform(
+            size, wanted, scale_range=tuple(config.multitask.scale_range), shrink=settings.get("resize", False)
+        )
     return pipeline.train_batches(
         source,
         transform,

@@ -43,7 +43,9 @@ def write(workdir: epath.Path, evaluator: Evaluator, student: Student, scores: d
 def predictions(evaluator: Evaluator, student: Student, images: int) -> Picture:
     """Rows: image, then prediction above truth for each task; a column a task, titles on top."""
     size = tuple(evaluator.config.image_size)
-    transform = transforms.evaluation_transform(size, evaluator.tasks)
+    transform = transforms.evaluation_transform(
+        size, evaluator.tasks, shrink=evaluator.config.data.get("resize", False)
+    )
     count = min(images, len(evaluator.source))
     # Evenly spaced over the set, the same scenes every time.
     samples = [transform(evaluator.source[index * len(evaluator.source) // count], None) for index in range(count)]

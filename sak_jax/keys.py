@@ -85,9 +85,7 @@ ROWS = "*"
 
 def defaults(keys: Keys) -> dict:
     """Every key's default, as nested dicts."""
-    return {
-        name: key.default if isinstance(key, Key) else defaults(key) for name, key in keys.items() if name != ROWS
-    }
+    return {name: key.default if isinstance(key, Key) else defaults(key) for name, key in keys.items() if name != ROWS}
 
 
 def get(keys: Keys, name: str) -> "Key | Keys | None":

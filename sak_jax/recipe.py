@@ -165,7 +165,9 @@ def _get_config(file: Path, text: str) -> ConfigDict:
         where = f"{file}, line {lines[-1]}" if lines else str(file)
         raise UserError(f"{where}: {type(error).__name__}: {error}; mend the recipe") from error
     if not isinstance(config, ConfigDict):
-        raise UserError(f"{file}: get_config() gives {type(config).__name__}, not a ConfigDict: start from recipe.base()")
+        raise UserError(
+            f"{file}: get_config() gives {type(config).__name__}, not a ConfigDict: start from recipe.base()"
+        )
     return config
 
 

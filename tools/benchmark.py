@@ -21,6 +21,7 @@ from sak_jax.engine import flops
 from sak_jax.engine import loop as train
 from sak_jax.engine import mesh as sharding
 from sak_jax.recipe import check
+from sak_jax.tasks import kind_of
 
 
 @cli.exit_status
@@ -84,13 +85,8 @@ def random_batch(config, tasks) -> dict[str, np.ndarray]:
     shape = (config.batch_size // jax.process_count(), *config.image_size)
     batch = {"image": rng.standard_normal((*shape, 3), np.float32)}
     for task in tasks:
-        if task.loss in ("cross_entropy", "balanced_cross_entropy"):
-            batch[task.name] = rng.integers(0, task.channels, shape).astype(np.uint8)
-        elif task.loss == "normals_l1":
-            normals = rng.standard_normal((*shape, 3), np.float32)
-            batch[task.name] = normals / np.linalg.norm(normals, axis=-1, keepdims=True)
-        else:
-            batch[task.name] = rng.random(shape, np.float32).round() + (task.loss == "l1")
+        kind = kind_of(task)
+        batch[task.name] = np.stack([kind.random_label(task, shape[1:], rng) for _ in range(shape[0])])
     return batch
 
 

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from sak_jax import cli
 from sak_jax.errors import UserError
-from sak_jax.metrics.delta_m import delta_m
 from sak_jax.recipe import check_workdir, selected_tasks
+from sak_jax.tasks import delta_m
 
 METHODS = ("single-task", "multitask", "no-router", "sak")
 

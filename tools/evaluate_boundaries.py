@@ -7,7 +7,6 @@ Predictions are 8-bit grey `{id}.png`. The label of each is `{id}.png`, a bounda
 """
 
 import argparse
-import concurrent.futures
 import functools
 import json
 import os
@@ -51,11 +50,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "outlines each curve first, as published scores on NYUD-v2 do; {id}.npy is a label map always",
     )
     parser.add_argument("--output", metavar="FILE.json", help="where the scores and the counts per threshold are put")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a processor)")
+    parser.add_argument("--workers", type=int, default=None, help="processes (default: one a processor)")
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.max_distance <= 1:
         raise UserError(f"--max_distance={arguments.max_distance} is not a fraction of the diagonal; give 0.011 or so")
-    if arguments.workers < 1:
+    if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers={arguments.workers} must be 1 or more")
     return arguments
 
@@ -123,32 +122,11 @@ def _evaluate_files(
     return score.evaluate_image(prediction, thin_truth, max_distance, protocol)
 
 
-def _evaluate_all(pairs: list, evaluate, workers: int) -> tuple[np.ndarray, np.ndarray]:
-    """`counts` and `best` as `score.scores` takes them, over all images."""
-    counts = np.zeros((len(score.THRESHOLDS), len(score.COUNTS)), np.int64)
-    best = np.zeros(len(score.COUNTS), np.int64)
-    workers = min(workers, len(pairs))
-    with tqdm(total=len(pairs), unit="image", disable=None) as progress:
-
-        def add(image_counts):
-            nonlocal counts, best
-            counts += image_counts
-            best += score.best_counts(image_counts)
-            progress.update()
-
-        if workers == 1:
-            for pair in pairs:
-                add(evaluate(pair))
-            return counts, best
-        with score.worker_pool(workers) as pool:
-            pending = [pool.submit(evaluate, pair) for pair in pairs]
-            try:
-                for done in concurrent.futures.as_completed(pending):
-                    add(done.result())
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    return counts, best
+def _evaluate_all(pairs: list, evaluate, workers: int | None) -> dict[str, np.ndarray]:
+    """What `score.scores` takes, over all images."""
+    with score.WorkerPool(workers) as pool:
+        images = pool.map(evaluate, [(pair,) for pair in pairs])
+        return score.total(tqdm(images, total=len(pairs), unit="image", disable=None))
 
 
 def _write(path: epath.Path, content: dict) -> None:
@@ -174,10 +152,10 @@ def run(argv: Sequence[str] | None = None) -> None:
         "truth": arguments.truth,
     }
     start = time.monotonic()
-    counts, best = _evaluate_all(pairs, functools.partial(_evaluate_files, **settings), arguments.workers)
-    if not counts[0, 1]:
+    total = _evaluate_all(pairs, functools.partial(_evaluate_files, **settings), arguments.workers)
+    if not total["counts"][0, 1]:
         raise UserError(f"--labels={arguments.labels}: not one boundary pixel in {len(pairs)} labels; are they right?")
-    scores = score.scores(counts, best)
+    scores = score.scores(**total)
     line = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
     print(f"{line}  ({len(pairs)} images, {time.monotonic() - start:.1f} s)")
     if output is not None:
@@ -189,7 +167,7 @@ def run(argv: Sequence[str] | None = None) -> None:
                 "images": len(pairs),
                 "thresholds": score.THRESHOLDS.tolist(),
                 "count_columns": score.COUNTS,
-                "counts": counts.tolist(),
+                "counts": total["counts"].tolist(),
             },
         )
 

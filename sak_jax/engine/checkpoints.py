@@ -156,7 +156,8 @@ class Checkpoints:
             except Exception as error:  # noqa: BLE001 - Orbax raises whatever the damage makes it stumble over
                 reason = " ".join(str(error).split())[:200]
                 if jax.process_count() > 1:
-                    raise UserError(f"{folder} cannot be read ({reason}): move it away to go on from the one before it")
+                    remedy = "move it away to go on from the one before it"
+                    raise UserError(f"{folder} cannot be read ({reason}): {remedy}") from error
                 _set_aside(folder, f"cannot be read ({reason})")
                 self._manager.close()
                 self._manager = ocp.CheckpointManager(self._folder, options=self._options)

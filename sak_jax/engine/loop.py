@@ -18,7 +18,7 @@ from sak_jax.engine import state as states
 from sak_jax.engine.checkpoints import Checkpoints
 from sak_jax.engine.evaluate import Evaluator
 from sak_jax.engine.logs import Log
-from sak_jax.engine.stage import Data, Stage
+from sak_jax.engine.stage import Batches, Evaluation, Stage
 from sak_jax.engine.stop import ADVICE, Stop
 from sak_jax.errors import NonFiniteLossError, Stopped
 
@@ -86,22 +86,24 @@ def train(stages: Sequence[Stage], settings: Settings) -> Trained:
     while len(stages) > 1 and Checkpoints.exist(settings.workdir, stages[-1].name):
         del stages[0]  # The stage after it has begun, so this one is done.
     # First, and for all stages: without data nothing else is worth its time.
-    data = [stage.data() for stage in stages]
+    data = [(stage.batches(), stage.evaluation and stage.evaluation()) for stage in stages]
     trained = None
-    for stage, opened in zip(stages, data, strict=True):
-        trained = _train_stage(stage, opened, settings, trained)
+    for stage, (batches, evaluation) in zip(stages, data, strict=True):
+        trained = _train_stage(stage, batches, evaluation, settings, trained)
     return trained
 
 
-def _train_stage(stage: Stage, data: Data, settings: Settings, previous: Trained | None) -> Trained:
+def _train_stage(
+    stage: Stage, batches: Batches, evaluation: Evaluation | None, settings: Settings, previous: Trained | None
+) -> Trained:
     """Trains one stage to its end, from its newest checkpoint or from what came before it."""
-    mesh, stop, batches = settings.mesh, settings.stop, data.batches
+    mesh, stop = settings.mesh, settings.stop
     with contextlib.ExitStack() as resources:  # However this ends, what was saved is written out.
         held = lambda resource: resources.enter_context(contextlib.closing(resource))  # noqa: E731
         held(batches)
         plan = states.plan(stage, mesh, settings.placement)
         frozen = None if stage.frozen is None else stage.frozen.load(states.places(plan.frozen))
-        evaluator = None if data.evaluation is None else Evaluator(data.evaluation, plan.model, mesh)
+        evaluator = None if evaluation is None else Evaluator(evaluation, plan.model, mesh)
         checkpoints = held(
             Checkpoints(
                 settings.workdir, stage.name, settings.config, settings.compatible, keep=settings.checkpoint_keep
@@ -137,7 +139,7 @@ def _train_stage(stage: Stage, data: Data, settings: Settings, previous: Trained
         def evaluate(step: int) -> dict[str, float]:
             scores = evaluator(state.model, stop)
             log.write(step, "val", scores)
-            checkpoints.scored(step, data.evaluation.score(scores))
+            checkpoints.scored(step, evaluation.score(scores))
             return scores
 
         with stop.deferred():

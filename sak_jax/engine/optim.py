@@ -3,9 +3,7 @@
 import optax
 
 
-def warmup_cosine(
-    peak: float, steps: int, *, warmup_steps: int, warmup_from: float, final: float
-) -> optax.Schedule:
+def warmup_cosine(peak: float, steps: int, *, warmup_steps: int, warmup_from: float, final: float) -> optax.Schedule:
     """Linear warm-up from `warmup_from` to `peak`, then a cosine to `final` at step `steps`."""
     return optax.warmup_cosine_decay_schedule(warmup_from, peak, warmup_steps, max(steps, 1), final)
 

@@ -24,11 +24,14 @@ class Batches(Protocol):
 
     def __iter__(self) -> "Batches": ...
 
-    def get_state(self) -> dict[str, int]: ...
+    def get_state(self) -> dict[str, int]:
+        """Where it is."""
 
-    def set_state(self, state: dict[str, int]) -> None: ...
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes on from there."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends threads and processes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +90,14 @@ class Metric(Protocol):
     name: str
     on_host: bool
 
-    def batch(self, prediction, label, mask, *size) -> dict[str, Any]: ...
+    def batch(self, prediction, label, mask, *size) -> dict[str, Any]:
+        """Sums over a batch."""
 
-    def result(self, totals: Mapping[str, Any]) -> dict[str, float]: ...
+    def result(self, totals: Mapping[str, Any]) -> dict[str, float]:
+        """Scores by name from such sums."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends what `batch` may have started."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,19 +125,6 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
-    """A stage's data, looked for and opened before any stage begins.
-
-    Attributes:
-      batches: endless training batches.
-      evaluation: how the model is scored, None where there is nothing to score.
-    """
-
-    batches: Batches
-    evaluation: Evaluation | None
-
-
-@dataclasses.dataclass(frozen=True)
 class Stage:
     """One stage of training: all that the loop has to know of it.
 
@@ -142,9 +135,10 @@ class Stage:
       trainable: NNX filter of what is trained.
       loss: what is minimised.
       optimizer, schedule: of the updates; the schedule is what the optimiser follows, and is logged.
-      data: opens the data.
+      batches: opens this process's endless training batches.
       inputs: shapes and dtypes of a global batch.
       start: (the model's state after the stage before, or None) -> what this one starts from.
+      evaluation: opens the validation set; None where there is nothing to score.
       frozen: what the loss needs besides, or None.
       totals: (batch) -> what the loss of a part has to know of the whole batch, or None.
       accumulate: parts a batch is split into, one after another.
@@ -158,9 +152,10 @@ class Stage:
     loss: Loss
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
-    data: Callable[[], Data]
+    batches: Callable[[], Batches]
     inputs: Mapping[str, jax.ShapeDtypeStruct]
     start: Callable[[nnx.State | None], Start]
+    evaluation: Callable[[], Evaluation] | None = None
     frozen: Frozen | None = None
     totals: Callable[[Batch], Any] | None = None
     accumulate: int = 1

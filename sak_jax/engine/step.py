@@ -37,9 +37,7 @@ class TrainState:
         return nnx.merge_state(self.params, self.frozen, self.stats)
 
 
-def train_step(
-    stage: Stage, model: nnx.GraphDef, state: TrainState, frozen, batch: Batch
-) -> tuple[TrainState, Logs]:
+def train_step(stage: Stage, model: nnx.GraphDef, state: TrainState, frozen, batch: Batch) -> tuple[TrainState, Logs]:
     """One update.
 
     Args:

@@ -28,15 +28,20 @@ METHODS: dict[str, "str | Method"] = {
 class Method(Protocol):
     """The questions that a method answers, see the module's docstring."""
 
-    def keys(self) -> keys.Keys: ...
+    def keys(self) -> keys.Keys:
+        """The keys of a recipe that are its own, with defaults and ranges."""
 
-    def check(self, config: Any, devices: int) -> None: ...
+    def check(self, config: Any, devices: int) -> None:
+        """Refuses what cannot run."""
 
-    def stages(self, config: Any) -> tuple: ...
+    def stages(self, config: Any) -> tuple:
+        """What is trained, in order."""
 
-    def student(self, config: Any, stage: str, rngs: Any) -> Any: ...
+    def student(self, config: Any, stage: str, rngs: Any) -> Any:
+        """The model of a stage, with fresh parameters."""
 
-    def architecture(self, config: Any, stage: str) -> dict[str, object]: ...
+    def architecture(self, config: Any, stage: str) -> dict[str, object]:
+        """What the arrays of a model and their meaning depend on, by name."""
 
 
 def register(name: str, method: Method) -> None:

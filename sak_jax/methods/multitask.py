@@ -1,6 +1,7 @@
 """Multi-task training on labelled images: the stage that methods share, with or without distillation beside it."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from sak_jax import data, recipe, tasks
 from sak_jax import keys as keys_lib
 from sak_jax.data import pipeline, transforms
 from sak_jax.engine import optim
-from sak_jax.engine.stage import Data, Evaluation, Frozen, Loss, Part, Stage, Start
+from sak_jax.engine.stage import Evaluation, Frozen, Loss, Part, Stage, Start
 from sak_jax.keys import Key
 
 KEYS = {
@@ -25,8 +26,6 @@ KEYS = {
     "scale_range": Key((0.5, 2.0), above=0, length=2, rising=True),  # Of the random scale augmentation.
 }
 """`config.multitask`."""
-
-Distillation = Callable[[nnx.Module, object, object], tuple[jax.Array, dict[str, jax.Array]]]
 
 
 def stage(
@@ -57,11 +56,12 @@ def stage(
         loss=loss(selected, distillation, alpha),
         optimizer=optim.adamw(schedule, weight_decay=settings.weight_decay, clip=settings.clip),
         schedule=schedule,
-        data=lambda: open_data(config, selected),
+        batches=lambda: open_batches(config, selected),
+        evaluation=lambda: open_evaluation(config, selected),
         inputs=inputs(config, selected),
         start=start,
         frozen=frozen,
-        totals=lambda batch: label_counts(selected, batch) if settings.accumulate > 1 else None,
+        totals=partial(label_counts, selected) if settings.accumulate > 1 else None,
         accumulate=settings.accumulate,
         eval_every=settings.eval_every,
     )
@@ -82,8 +82,8 @@ def loss(selected: tuple[tasks.Task, ...], distillation: Callable | None, alpha:
             if part.whole is None:
                 value = tasks.loss(task, prediction, label)
             else:
-                sums = tasks.loss_sums(task, prediction, label)
-                value = tasks.loss_mean(task, sums | part.whole[task.name])
+                kind = tasks.kind_of(task)
+                value = kind.loss_mean(kind.loss_sums(task, prediction, label) | part.whole[task.name])
             logs[task.name] = task.weight * value
         total = sum(logs.values())
         if distillation is not None:
@@ -101,37 +101,47 @@ def label_counts(selected: tuple[tasks.Task, ...], batch) -> dict[str, dict[str,
     for task in selected:
         label = batch[task.name]
         blank = jnp.zeros((*label.shape[:3], task.channels))
-        sums = tasks.loss_sums(task, blank, label)
+        sums = tasks.kind_of(task).loss_sums(task, blank, label)
         counts[task.name] = {name: value for name, value in sums.items() if name.endswith("count")}
     return counts
 
 
-def open_data(config: ConfigDict, selected: tuple[tasks.Task, ...]) -> Data:
-    """The training and the validation images of stage 2, looked for at once."""
-    names, size = [task.name for task in selected], tuple(config.image_size)
-    settings = recipe.ordered(config.data)
-    train = data.create_source(settings, "train", names, size)
-    transform = transforms.multitask_transform(size, selected, scale_range=tuple(config.multitask.scale_range))
-    validation = data.create_source(settings, "val", names, size)
-    evaluate = transforms.evaluation_transform(size, selected)
-    processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    workers = settings["workers"]
+def open_batches(config: ConfigDict, selected: tuple[tasks.Task, ...]) -> pipeline.Batches:
+    """Stage 2's training batches."""
+    size, settings = tuple(config.image_size), recipe.ordered(config.data)
+    return pipeline.train_batches(
+        data.create_source(settings, "train", [task.name for task in selected], size),
+        transforms.multitask_transform(size, selected, scale_range=tuple(config.multitask.scale_range)),
+        config.batch_size,
+        config.seed,
+        workers=settings["workers"],
+        **processes(),
+    )
+
+
+def open_evaluation(config: ConfigDict, selected: tuple[tasks.Task, ...]) -> Evaluation:
+    """How stage 2's student is scored on the validation images."""
+    size, settings = tuple(config.image_size), recipe.ordered(config.data)
+    source = data.create_source(settings, "val", [task.name for task in selected], size)
+    transform = transforms.evaluation_transform(size, selected)
     boundary = recipe.ordered(config.boundary)
     options = {"odsF": boundary | {"workers": boundary["workers"] or None}}
-    return Data(
-        batches=pipeline.train_batches(train, transform, config.batch_size, config.seed, workers=workers, **processes),
-        evaluation=Evaluation(
-            batches=lambda: pipeline.evaluation_batches(
-                validation, evaluate, config.eval_batch_size, workers=workers, **processes
-            ),
-            images=len(validation),
-            skipped=len(getattr(validation, "skipped", ())),
-            metrics={task.name: tasks.metric(task, **options.get(task.metric, {})) for task in selected},
-            predict=lambda model, images: model(images).predictions,
-            score=lambda scores: tasks.score(selected, scores),
-            sample=lambda index: evaluate(validation[index], None),
+    return Evaluation(
+        batches=lambda: pipeline.evaluation_batches(
+            source, transform, config.eval_batch_size, workers=settings["workers"], **processes()
         ),
+        images=len(source),
+        skipped=len(getattr(source, "skipped", ())),
+        metrics={task.name: tasks.metric(task, **options.get(task.metric, {})) for task in selected},
+        predict=lambda model, images: model(images).predictions,
+        score=lambda scores: tasks.score(selected, scores),
+        sample=lambda index: transform(source[index], None),
     )
+
+
+def processes() -> dict[str, int]:
+    """Which of the processes that share a batch this one is."""
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
 def inputs(config: ConfigDict, selected: tuple[tasks.Task, ...]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -149,6 +159,6 @@ def check_parts(config: ConfigDict, stage: str, devices: int) -> None:
 
 
 def check_data(config: ConfigDict, section: dict, where: str) -> None:
-    """Makes sure that a stage's data settings have the keys that their data set knows, each with a value it may have."""
+    """Makes sure that a stage's data settings are those that their data set knows, each with a value it may have."""
     known = keys_lib.merged(recipe.ENGINE["data"], data.keys(section["name"]))
     keys_lib.check(section, known, (where,))

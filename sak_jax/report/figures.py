@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import cv2
 import jax
@@ -12,51 +12,58 @@ from etils import epath
 from jaxtyping import Array, Float, Shaped, UInt8
 
 from sak_jax import paths, tasks
-from sak_jax.data import transforms
 from sak_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from sak_jax.engine.evaluate import Evaluator, number
-from sak_jax.methods.sak.student import Student
+from sak_jax.engine.stage import Evaluation
+from sak_jax.report.table import number
 
 Picture = UInt8[np.ndarray, "h w 3"]
 
 
-def write(workdir: epath.Path, evaluator: Evaluator, student: Student, scores: dict[str, float], delta: float | None):
+def write(
+    workdir: epath.Path,
+    evaluation: Evaluation,
+    selected: Sequence[tasks.Task],
+    student: Callable,
+    scores: Mapping[str, float],
+    delta: float | None,
+    baselines: Mapping[str, float],
+    published: Mapping[str, float],
+):
     """Writes `report/predictions.png` and `report/index.html` into the workdir.
 
     Args:
       workdir: of the run.
-      evaluator: has the validation images and the tasks.
-      student: the trained student.
+      evaluation: has the validation images.
+      selected: the tasks.
+      student: the trained student, a module.
       scores: each task's scores.
       delta: Delta_m in percent, or None.
+      baselines, published: scores of single-task students and scores in print, by the same keys.
     """
     folder = workdir / "report"
-    picture = predictions(evaluator, student, images=4)
+    picture = predictions(evaluation, selected, student, images=4)
     ok, encoded = cv2.imencode(".png", picture[..., ::-1])
     if not ok:
         raise OSError("the picture of predictions could not be encoded")
     paths.write_bytes(folder / "predictions.png", encoded.tobytes())
-    config = evaluator.config
-    page = _page(workdir.name, scores, config.baselines, config.published, delta, encoded.tobytes())
+    page = _page(workdir.name, scores, baselines, published, delta, encoded.tobytes())
     paths.write_bytes(folder / "index.html", page.encode())
 
 
-def predictions(evaluator: Evaluator, student: Student, images: int) -> Picture:
+def predictions(evaluation: Evaluation, selected: Sequence[tasks.Task], student: Callable, images: int) -> Picture:
     """Rows: image, then prediction above truth for each task; a column a task, titles on top."""
-    size = tuple(evaluator.config.image_size)
-    transform = transforms.evaluation_transform(size, evaluator.tasks)
-    count = min(images, len(evaluator.source))
+    count = min(images, evaluation.images)
     # Evenly spaced over the set, the same scenes every time.
-    samples = [transform(evaluator.source[index * len(evaluator.source) // count], None) for index in range(count)]
+    samples = [evaluation.sample(index * evaluation.images // count) for index in range(count)]
     batch = jnp.asarray(np.stack([sample["image"] for sample in samples]))
-    outputs = jax.jit(lambda student, images: student(images).predictions)(student, batch)
-    outputs = jax.device_get(outputs)
-    scale = max(1, round(160 / size[0]))
-    rows = [_titles(["image", *(task.name for task in evaluator.tasks)], size[1] * scale)]
+    height, width = batch.shape[1:3]
+    outputs = jax.device_get(jax.jit(evaluation.predict)(student, batch))
+    scale = max(1, round(160 / height))
+    rows = [_titles(["image", *(task.name for task in selected)], width * scale)]
     for index, sample in enumerate(samples):
         image = np.clip((sample["image"] * IMAGENET_STD + IMAGENET_MEAN) * 255, 0, 255).astype(np.uint8)
         predicted, true = [image], [np.full_like(image, 255)]
-        for task in evaluator.tasks:
+        for task in selected:
             ours, truth = draw(task, outputs[task.name][index], sample[task.name])
             predicted.append(ours)
             true.append(truth)
@@ -68,62 +75,8 @@ def draw(
     task: tasks.Task, prediction: Float[Array, "h w c"], label: Shaped[np.ndarray, "h w *c"]
 ) -> tuple[Picture, Picture]:
     """A task's prediction and truth as pictures on one scale; what is to be ignored is grey."""
-    drawer = DRAWERS.get(task.loss, _draw_classes)
-    ours, truth = drawer(np.asarray(prediction), np.asarray(label))
-    ignored = (label == tasks.IGNORE) if label.ndim == 2 else (label == tasks.IGNORE).any(-1)
-    truth[ignored] = 128
-    return ours, truth
-
-
-def _draw_classes(prediction, label):
-    colours = palette(256)
-    return colours[np.argmax(prediction, -1)], colours[label]
-
-
-def _draw_binary(prediction, label):
-    probability = 1 / (1 + np.exp(-(prediction[..., 1] - prediction[..., 0])))
-    return _grey(probability), _grey(label == 1)
-
-
-def _draw_normals(prediction, label):
-    unit = prediction / np.maximum(np.linalg.norm(prediction, axis=-1, keepdims=True), 1e-6)
-    return tuple(np.clip((x + 1) * 127.5, 0, 255).astype(np.uint8) for x in (unit, label))
-
-
-def _draw_edges(prediction, label):
-    return _grey(1 / (1 + np.exp(-prediction[..., 0]))), _grey(label)
-
-
-def _draw_depth(prediction, label):
-    valid = label != tasks.IGNORE
-    far = float(label[valid].max()) if valid.any() else 1.0
-    maps = (np.clip(x / far, 0, 1) for x in (prediction[..., 0], np.where(valid, label, 0)))
-    return tuple(cv2.applyColorMap((255 * x).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1].copy() for x in maps)
-
-
-DRAWERS: dict[str, Callable] = {
-    "cross_entropy": _draw_classes,
-    "balanced_cross_entropy": _draw_binary,
-    "normals_l1": _draw_normals,
-    "balanced_binary": _draw_edges,
-    "l1": _draw_depth,
-}
-"""How a task is drawn, by its loss, which says what its channels mean."""
-
-
-def palette(classes: int) -> UInt8[np.ndarray, "classes 3"]:
-    """Colours that tell neighbouring class indices apart (PASCAL VOC's bit interleaving)."""
-    index = np.arange(classes)
-    colours = np.zeros((classes, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((index >> channel) & 1) << (7 - bit)).astype(np.uint8)
-        index >>= 3
-    return colours
-
-
-def _grey(x) -> Picture:
-    return np.repeat((255 * np.asarray(x, np.float32)).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+    kind, label = tasks.kind_of(task), np.asarray(label)
+    return kind.draw_prediction(task, np.asarray(prediction), label), kind.draw_label(task, label)
 
 
 def _enlarge(picture: Picture, scale: int) -> Picture:
@@ -139,7 +92,7 @@ def _titles(names: list[str], width: int) -> Picture:
 
 def _page(name: str, scores: dict[str, float], baselines, published, delta: float | None, picture: bytes) -> str:
     columns = {"student": scores, "single-task": baselines, "published": published}
-    columns = {title: column for title, column in columns.items() if len(column)}
+    columns = {title: column for title, column in columns.items() if column}
     head = "".join(f"<th>{title}" for title in ("metric", *columns))
     rows = "".join(
         f"<tr><td>{html.escape(key)}" + "".join(f"<td>{number(column.get(key))}" for column in columns.values())

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from sak_jax import data
 from sak_jax.data import pipeline, transforms
 from sak_jax.engine import optim
-from sak_jax.engine.stage import Data, Frozen, Part, Stage
+from sak_jax.engine.stage import Frozen, Part, Stage
 from sak_jax.methods import multitask
 from sak_jax.methods.sak import build, start
 from sak_jax.methods.sak.keys import distill_data
@@ -52,7 +52,7 @@ def distill_stage(config: ConfigDict, frozen: Frozen) -> Stage:
         loss=loss,
         optimizer=optim.adamw(schedule, weight_decay=settings.weight_decay, clip=settings.clip),
         schedule=schedule,
-        data=lambda: open_data(config),
+        batches=lambda: open_batches(config),
         inputs={"image": jax.ShapeDtypeStruct((config.batch_size, *config.image_size, 3), jnp.float32)},
         start=lambda previous: start.start(config, "distill", previous),
         frozen=frozen,
@@ -95,19 +95,17 @@ def trainable(freeze: str, lora_only: bool):
     return is_trained
 
 
-def open_data(config: ConfigDict) -> Data:
+def open_batches(config: ConfigDict) -> pipeline.Batches:
     """Stage 1's images, without labels."""
     settings, size = distill_data(config), tuple(config.image_size)
-    batches = pipeline.train_batches(
+    return pipeline.train_batches(
         data.create_source(settings, "train", (), size),
         transforms.distill_transform(size),
         config.batch_size,
         config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
         workers=settings["workers"],
+        **multitask.processes(),
     )
-    return Data(batches, None)
 
 
 def _creates(config: ConfigDict, stage: str):

@@ -1,11 +1,14 @@
-"""What every metric is."""
+"""What every metric is, and the one that every kind of task has: its own loss."""
 
 import abc
 from collections.abc import Mapping
 from typing import ClassVar
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
+
+from sak_jax.tasks.kind import IGNORE, KINDS, Task
 
 
 class Metric(abc.ABC):
@@ -14,16 +17,24 @@ class Metric(abc.ABC):
     The evaluation loop calls `batch` for each batch (inside the jitted step unless `on_host`), adds up what it returns
     in float64 on the host, and calls `result` once with the totals.
 
+    Args:
+      task: whose predictions are scored.
+
     Attributes:
       name: the key of the score.
+      others: keys of further scores beside it, of the same direction.
       higher_is_better: the score's direction.
       on_host: `batch` is NumPy code, stays outside the jitted step, sees the rows of its own process and gets `size`,
         int32 [b, 2], the images' height and width inside their centred padding, as a fourth argument.
     """
 
     name: ClassVar[str]
+    others: ClassVar[tuple[str, ...]] = ()
     higher_is_better: ClassVar[bool]
     on_host: ClassVar[bool] = False
+
+    def __init__(self, task: Task):
+        self.task = task
 
     @abc.abstractmethod
     def batch(
@@ -43,6 +54,26 @@ class Metric(abc.ABC):
 
     def close(self) -> None:  # noqa: B027 - most have nothing to end
         """Ends what `batch` may have started, worker processes say; a later `batch` starts them again."""
+
+
+class MeanLoss(Metric):
+    """A task's unweighted loss over all valid pixels of the data set, as if that were one batch."""
+
+    name = "loss"
+    higher_is_better = False
+
+    def batch(
+        self, prediction: Float[Array, "b h w c"], label: Shaped[Array, "b h w *vector"], mask: Bool[Array, " b"]
+    ) -> dict[str, Array]:
+        """The sums of the task's loss."""
+        counted = mask.reshape(-1, *(1,) * (label.ndim - 1))
+        label = jnp.where(counted, label, jnp.asarray(IGNORE, label.dtype))
+        return KINDS[self.task.kind].loss_sums(self.task, prediction, label)
+
+    def result(self, totals: Mapping[str, np.ndarray | float]) -> dict[str, float]:
+        """The mean loss."""
+        counted = sum(float(total) for key, total in totals.items() if key.endswith("count"))
+        return {"loss": float(KINDS[self.task.kind].loss_mean(totals)) if counted else float("nan")}
 
 
 def mean(total: np.ndarray | float, count: np.ndarray | float) -> float:

@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine import state as states
-from sak_jax.engine.checkpoints import Checkpoints
 from sak_jax.engine.evaluate import Evaluator
 from sak_jax.engine.logs import Log
+from sak_jax.engine.saving import Checkpoints
 from sak_jax.engine.stage import Batches, Evaluation, Stage
 from sak_jax.engine.stop import ADVICE, Stop
 from sak_jax.errors import NonFiniteLossError, Stopped

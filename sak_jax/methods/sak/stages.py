@@ -40,10 +40,10 @@ def distill_stage(config: ConfigDict, frozen: Frozen) -> Stage:
 
     def loss(student: Student, features, part: Part):
         outputs = student(part.batch["image"], train=True, rngs=nnx.Rngs(noise=part.key))
-        total, teachers = distillation(outputs, features)
+        total, teachers = compare(outputs, features)
         return part.share * total, {k: part.share * value for k, value in ({"distill": total} | teachers).items()}
 
-    distillation = _distillation(settings.loss)
+    compare = distillation(settings.loss)
     return Stage(
         name="distill",
         steps=settings.steps,
@@ -70,7 +70,7 @@ def multitask_stage(config: ConfigDict, frozen: Frozen | None) -> Stage:
         trainable=trainable(config.model.freeze, lora_only=False),
         start=lambda previous: start.start(config, "multitask", previous),
         frozen=frozen if distils else None,
-        distillation=_distillation(config.distill.loss) if distils else None,
+        distillation=distillation(config.distill.loss) if distils else None,
         alpha=alpha,
     )
 
@@ -113,7 +113,9 @@ def _creates(config: ConfigDict, stage: str):
     return lambda rngs: Student(settings, rngs=rngs)
 
 
-def _distillation(kind: str):
+def distillation(kind: str):
+    """The distillation loss of a kind as `multitask.loss` takes it, with each teacher's part in the logs."""
+
     def compare(outputs, features):
         total, teachers = distillation_loss(outputs.aligned, features, kind=kind)
         return total, {f"distill/{name}": value for name, value in teachers.items()}

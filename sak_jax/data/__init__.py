@@ -81,6 +81,12 @@ def _imagenet(data: Mapping, split: str, tasks: Sequence[str], image_size: Size)
     return _files_or_prepared(ImageNet, data, split, tasks, image_size)
 
 
+def _shards(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
+    from sak_jax.data.sets.shards import Shards
+
+    return Shards(_root(data), split, tasks, **_options(data, image_size))
+
+
 def _files_or_prepared(dataset: type, data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
     """ArrayRecord if `data.root` holds it, else the original files."""
     from sak_jax.data.arrayrecord import Prepared, find_prepared
@@ -96,6 +102,7 @@ DATASETS: dict[str, Callable[[Mapping, str, Sequence[str], Size], Source]] = {
     "nyud": _nyud,
     "pascal_context": _pascal_context,
     "imagenet": _imagenet,
+    "shards": _shards,
     "camvid": _camvid,
     "folder": _folder,
 }

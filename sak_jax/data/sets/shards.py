@@ -91,11 +91,15 @@ class Images(Sequence):
         shard, number = self.locate(index)
         return f"{shard.path}/{number}"
 
-    def locate(self, index: int) -> tuple[tars.Shard, int]:
-        """The shard of an image, and its number among those of the shard. Raises IndexError beyond the end."""
+    def place(self, index: int) -> int:
+        """The image's number among those of all shards, one after another. Raises IndexError beyond the end."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        place = index_shuffle(int(index), max_index=len(self) - 1, seed=0, rounds=_ROUNDS)
+        return index_shuffle(int(index), max_index=len(self) - 1, seed=0, rounds=_ROUNDS)
+
+    def locate(self, index: int) -> tuple[tars.Shard, int]:
+        """The shard of an image, and its number among those of the shard."""
+        place = self.place(index)
         shard = int(np.searchsorted(self._ends, place, side="right"))
         return self._shards[shard], place - (int(self._ends[shard - 1]) if shard else 0)
 

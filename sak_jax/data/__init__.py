@@ -94,6 +94,12 @@ def _imagenet(data: Mapping, split: str, tasks: Sequence[str], image_size: Size)
     return _files_or_prepared(ImageNet, data, split, tasks, image_size)
 
 
+def _shards(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
+    from sak_jax.data.sets.shards import Shards
+
+    return Shards(_root(data), split, tasks, **_options(data, image_size))
+
+
 def _files_or_prepared(dataset: type, data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
     """ArrayRecord if `data.root` holds it, else the original files."""
     from sak_jax.data.arrayrecord import Prepared, find_prepared
@@ -134,6 +140,7 @@ DATASETS: dict[str, DataSet] = {
     "nyud": DataSet(_nyud),
     "pascal_context": DataSet(_pascal_context),
     "imagenet": DataSet(_imagenet),
+    "shards": DataSet(_shards),
     "camvid": DataSet(_camvid),
     "folder": DataSet(_folder, _FOLDER_KEYS),
 }

@@ -136,6 +136,22 @@ def find(keys: Keys, path: str) -> Key | None:
     return section if isinstance(section, Key) else None
 
 
+def flatten(values: Mapping, prefix: str = "") -> dict:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differing(one: Mapping, other: Mapping) -> list[str]:
+    """The keys, sorted, under which two flat mappings hold different values, or only one of them holds any."""
+    return [key for key in sorted(set(one) | set(other)) if one.get(key) != other.get(key)]
+
+
 def near(name: str, known: Iterable[str], parents: tuple[str, ...] = ()) -> str:
     """`: did you mean ..?`, or all that could have been meant, or nothing."""
     names = sorted(set(known) - {ROWS})

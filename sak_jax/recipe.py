@@ -204,7 +204,7 @@ def check(config: ConfigDict, devices: int) -> None:
 def require(condition: bool, config: ConfigDict, key: str, remedy: str) -> None:
     """Raises a UserError that names a key, its value and the remedy, unless the condition holds."""
     if not condition:
-        raise UserError(f"config.{key} is {flatten(ordered(config)).get(key)!r}: it {remedy}")
+        raise UserError(f"config.{key} is {keys.flatten(ordered(config)).get(key)!r}: it {remedy}")
 
 
 def _check_unknown(config: ConfigDict, known: keys.Keys) -> None:
@@ -251,9 +251,9 @@ def incompatible(theirs: Mapping, config: ConfigDict, where: str) -> None:
     Raises:
       UserError: names the first key that differs.
     """
-    theirs, mine = flatten(ordered(from_dict(theirs))), flatten(ordered(config))
+    theirs, mine = keys.flatten(ordered(from_dict(theirs))), keys.flatten(ordered(config))
     known = keys_of(config)
-    changed = [key for key in differing(theirs, mine) if not _is_runtime(known, key)]
+    changed = [key for key in keys.differing(theirs, mine) if not _is_runtime(known, key)]
     if changed:
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise UserError(
@@ -324,19 +324,3 @@ def ordered(section: ConfigDict) -> dict:
         return json.loads(section.to_json())
     except TypeError as error:
         raise UserError(f"the recipe holds what is not plain data ({error}): give names, numbers and texts") from error
-
-
-def flatten(values: Mapping, prefix: str = "") -> dict:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def differing(one: Mapping, other: Mapping) -> list[str]:
-    """The keys, sorted, under which two flat mappings hold different values, or only one of them holds any."""
-    return [key for key in sorted(set(one) | set(other)) if one.get(key) != other.get(key)]

@@ -14,7 +14,7 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sak_jax import methods, paths, recipe, tasks
+from sak_jax import keys, methods, paths, recipe, tasks
 from sak_jax.engine import checkpoints, loop
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine.evaluate import Evaluator
@@ -149,7 +149,7 @@ def restore(
         raise UserError(f"{folder} was made by the method {theirs.method}, and config.method is {config.method}")
     method = methods.get(config.method)
     ours, made = method.architecture(config, stage), method.architecture(theirs, stage)
-    changed = recipe.differing(ours, made)
+    changed = keys.differing(ours, made)
     if changed:
         key = changed[0]
         raise UserError(

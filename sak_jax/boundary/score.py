@@ -63,13 +63,13 @@ def truth_of_boundary(boundary: Bool[np.ndarray, "h w"], truth: str) -> Bool[np.
 
 
 def evaluate_image(
-    prediction: UInt8[np.ndarray, "h w"], boundary: Bool[np.ndarray, "h w"], max_distance: float, protocol: str
+    prediction: np.ndarray, boundary: np.ndarray, max_distance: float, protocol: str
 ) -> Int[np.ndarray, "99 4"]:
     """Counts of matched and of all boundary pixels of one image, per threshold.
 
     Args:
-      prediction: boundary probability quantised to 0..255.
-      boundary: the truth, thin already (`boundary_of_labels`, `truth_of_boundary`).
+      prediction: uint8 [h, w], boundary probability quantised to 0..255.
+      boundary: bool [h, w], the truth, thin already (`boundary_of_labels`, `truth_of_boundary`).
       max_distance: how far apart matched pixels may be, as a fraction of the image's diagonal (0.0075 for
         PASCAL-Context, 0.011 for NYUD-v2).
       protocol: "sak" or "invpt"; their scores are not comparable.
@@ -133,7 +133,7 @@ def _check(prediction, boundary, max_distance, protocol):
         raise UserError(f"max_distance is a fraction of the image's diagonal, in 0..1, not {max_distance}")
 
 
-def _rates(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _rates(counts: Shaped[np.ndarray, "*n 4"]) -> tuple[Shaped[np.ndarray | np.float64, "*n"], ...]:
     """Recall, precision and F-measure from counts [.., 4]; 0 where there is nothing to divide by."""
     recall = counts[..., 0] / np.maximum(counts[..., 1], 1)
     precision = counts[..., 2] / np.maximum(counts[..., 3], 1)

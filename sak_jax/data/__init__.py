@@ -100,14 +100,31 @@ def _shards(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -
     return Shards(_root(data), split, tasks, **_options(data, image_size))
 
 
-def _files_or_prepared(dataset: type, data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    """ArrayRecord if `data.root` holds it, else the original files."""
-    from sak_jax.data.arrayrecord import Prepared, find_prepared
+_PREPARED = {"imagenet": ("imagenet", "imagenet2012")}
+"""Names that TFDS knows a data set by, where not by our own."""
+_OLDEST = {"pascal_context": (2, 0, 0)}
+"""Versions before which labels were others."""
 
-    prepared = find_prepared(_root(data))
-    if prepared is not None:
-        return Prepared(prepared, split, tasks, **_options(data, image_size))
-    return dataset(_root(data), split, tasks, **_options(data, image_size))
+
+def _files_or_prepared(dataset: type, data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
+    """ArrayRecord of this data set if `data.root` holds it, else the original files."""
+    from sak_jax.data import prepared
+
+    root, name = _root(data), data["name"]
+    held = prepared.list_all(root)
+    asked = [found for found in held if found.name in _PREPARED.get(name, (name,))]
+    if not asked:
+        try:
+            return dataset(root, split, tasks, **_options(data, image_size))
+        except UserError as error:
+            others = f"; it holds {', '.join(map(str, held))} prepared, not {name}" if held else ""
+            raise UserError(f"{error}{others}") from error
+    newest = max(asked)
+    if newest.version < _OLDEST.get(name, ()):
+        raise UserError(f"{newest.directory}: is {newest}, whose labels were others: prepare the data again")
+    from sak_jax.data.arrayrecord import Prepared  # TFDS takes a second to import.
+
+    return Prepared(newest.directory, split, tasks, **_options(data, image_size))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sak_jax.errors import UserError
 from sak_jax.tasks.boundary import Boundary
 from sak_jax.tasks.classes import Classes, HumanParts
 from sak_jax.tasks.depth import Depth
-from sak_jax.tasks.kind import IGNORE, KINDS, RESERVED, Kind, Task, register
+from sak_jax.tasks.kind import IGNORE, KINDS, RESERVED, Kind, Task, register, typed
 from sak_jax.tasks.metric import MeanLoss, Metric
 from sak_jax.tasks.normals import Normals
 from sak_jax.tasks.saliency import Saliency
@@ -56,7 +56,7 @@ TASKS = {
 }
 """The published recipes' tasks (SAK, section 4.1 and its code's loss weights)."""
 
-_FIELDS = ("channels", "kind", "weight", "metric")
+_FIELDS = {"channels": 1, "kind": "", "weight": 1.0, "metric": ""}  # and values of their types
 _FORMER_LOSSES = {
     "cross_entropy": "classes",
     "balanced_cross_entropy": "saliency",
@@ -105,7 +105,9 @@ def _selected(name: str, given: dict[str, Any]) -> Task:
         )
     known = TASKS.get(name)
     fields = {field: getattr(known, field) for field in _FIELDS} if known else {}
-    fields |= {field: given.pop(field) for field in _FIELDS if field in given}
+    for field in _FIELDS:
+        if field in given:
+            fields[field] = typed(_FIELDS[field], given.pop(field), f"tasks.{name}.{field}")
     missing = [field for field in _FIELDS if field not in fields]
     if missing:
         raise UserError(f"tasks.{name} is new and lacks {', '.join(missing)}; known are {', '.join(TASKS)}")

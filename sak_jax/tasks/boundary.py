@@ -127,6 +127,8 @@ class Boundary(Kind):
 
     def check_values(self, task: Task, label: np.ndarray, where: str) -> None:
         """0..1, or 255."""
+        if 0 <= label.min() and label.max() <= 1:  # Mostly so, and told five times as fast.
+            return
         wrong = ~(((label >= 0) & (label <= 1)) | (label == IGNORE))
         if wrong.any():
             raise UserError(

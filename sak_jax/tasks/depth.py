@@ -62,7 +62,7 @@ class Depth(Kind):
 
     def check_values(self, task: Task, label: np.ndarray, where: str) -> None:
         """Finite and not negative."""
-        if not cv2.checkRange(label, minVal=0.0, maxVal=float("inf")):
+        if not (label.min() >= 0 and label.max() < np.inf):  # NaN is neither.
             raise UserError(f"{where} has labels of task {task.name!r} that are negative or not finite; 0 is invalid")
 
     def scale(self, task: Task, label: Float32[np.ndarray, "h w"], factor: float) -> Float32[np.ndarray, "h w"]:

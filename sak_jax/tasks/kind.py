@@ -7,7 +7,6 @@ mirroring do to them, how they are stored and drawn, and what a prediction says 
 import abc
 import dataclasses
 import math
-import numbers
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -58,12 +57,12 @@ class Task:
         if self.kind not in KINDS:
             raise UserError(f"{where}.kind is {self.kind!r}; set it to one of {', '.join(KINDS)}")
         kind = KINDS[self.kind]
-        if not _is_number(self.channels, numbers.Integral) or self.channels < 1:
-            raise UserError(f"{where}.channels is {self.channels!r}; it must be a positive integer")
+        if self.channels < 1:
+            raise UserError(f"{where}.channels is {self.channels}; it must be positive")
         if kind.channels not in (None, self.channels):
             raise UserError(f"{where}.channels is {self.channels}; the kind {kind.name} has {kind.channels} channels")
-        if not _is_number(self.weight, numbers.Real) or not 0 <= self.weight < math.inf:
-            raise UserError(f"{where}.weight is {self.weight!r}; it must be a number that is not negative")
+        if not 0 <= self.weight < math.inf:
+            raise UserError(f"{where}.weight is {self.weight}; it must not be negative")
         if self.metric not in (*kind.metrics, "loss"):
             raise UserError(f"{where}.metric is {self.metric!r}; set it to one of {', '.join((*kind.metrics, 'loss'))}")
         given = dict(self.options)
@@ -71,7 +70,7 @@ class Task:
             if name not in kind.options:
                 known = ", ".join(kind.options) or "none"
                 raise UserError(f"{where} has no option {name!r}; options of the kind {kind.name}: {known}")
-            given[name] = _like(kind.options[name], value, f"{where}.{name}")
+            given[name] = typed(kind.options[name], value, f"{where}.{name}")
         object.__setattr__(self, "options", tuple(sorted({**kind.options, **given}.items())))
         kind.check_task(self)
 
@@ -87,21 +86,20 @@ def _check_name(name: str) -> None:
         raise UserError(f"a task cannot be named {name!r}: '/' and '.' separate keys; rename it in tasks")
 
 
-def _is_number(value: object, of: type) -> bool:
-    return isinstance(value, of) and not isinstance(value, bool)
+def typed(default: Any, value: Any, where: str) -> Any:
+    """`value` in the type of `default`, lists as tuples, so that a task can be hashed.
 
-
-def _like(default: object, value: object, where: str) -> object:
-    """`value` in the default's type, lists as tuples, so that a task can be hashed."""
+    Raises:
+      UserError: it is of another type; `where` names it.
+    """
     if isinstance(default, tuple) and isinstance(value, list | tuple):
         return tuple(tuple(item) if isinstance(item, list | tuple) else item for item in value)
-    if isinstance(default, float) and _is_number(value, numbers.Real):
+    if isinstance(default, float) and type(value) is int:
         return float(value)
     if type(value) is type(default):
         return value
-    raise UserError(
-        f"{where} is {value!r}; it must be a {'list' if isinstance(default, tuple) else type(default).__name__}"
-    )
+    wanted = "list" if isinstance(default, tuple) else type(default).__name__
+    raise UserError(f"{where} is {value!r}; it must be of the type {wanted}")
 
 
 class Kind(abc.ABC):

@@ -18,6 +18,8 @@ from sak_jax.weights.formats import own_rules
 TEACHERS: dict[str, Teacher] = {
     teacher.name: teacher for family in (vits, sam, swin, rooms) for teacher in family.TEACHERS
 }
+PUBLISHED = frozenset(TEACHERS)
+"""The names of those that come with the package."""
 
 
 def get(name: str) -> Teacher:
@@ -161,3 +163,14 @@ def fitted(teacher: Teacher, state: nnx.State, config: object, dtype=jnp.float32
     module = abstract(teacher, config, dtype)
     nnx.update(module, jax.tree.map(lambda x: jnp.asarray(x, dtype), state))
     return module
+
+
+def register(teacher: Teacher) -> None:
+    """Adds a teacher, from a recipe file say; one of its name that was registered before is replaced.
+
+    Raises:
+      UserError: the name belongs to a teacher of the package.
+    """
+    if teacher.name in PUBLISHED:
+        raise UserError(f"the teacher {teacher.name!r} comes with the package: give yours another name")
+    TEACHERS[teacher.name] = teacher

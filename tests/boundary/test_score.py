@@ -72,7 +72,7 @@ def test_matching_is_maximum_on_random_graphs():
     rng = np.random.default_rng(0)
     short_of_maximum = 0
     for _ in range(150):
-        rows, columns = rng.integers(1, 40, 2)
+        rows, columns = map(int, rng.integers(1, 40, 2))
         graph = rng.random((rows, columns)) < rng.choice([0.02, 0.06, 0.15, 0.5])
         left, right = np.nonzero(graph)
         order = rng.permutation(len(left))

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from sak_jax import keys as keys_lib
 from sak_jax import recipe, tasks
 from sak_jax.keys import Key, Keys
 from sak_jax.methods import multitask
@@ -72,5 +73,5 @@ def student(config: ConfigDict, stage: str, rngs):
 def architecture(config: ConfigDict, stage: str) -> dict[str, object]:
     """What its arrays and their meaning depend on."""
     channels = [(task.name, task.channels) for task in tasks.select(recipe.ordered(config.tasks))]
-    encoder = recipe.flatten(recipe.ordered(config.model.encoder))
+    encoder = keys_lib.flatten(recipe.ordered(config.model.encoder))
     return encoder | {"image_size": tuple(config.image_size), "tasks": channels}

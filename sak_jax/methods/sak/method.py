@@ -4,7 +4,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from sak_jax import recipe
+from sak_jax import keys as keys_lib
 from sak_jax.keys import Keys
 from sak_jax.methods.sak.keys import KEYS, check
 
@@ -36,4 +36,4 @@ def architecture(config: ConfigDict, stage: str) -> dict[str, object]:
     from sak_jax.methods.sak.build import student_config
 
     parts = dataclasses.asdict(student_config(config, stage))
-    return recipe.flatten({key: value for key, value in parts.items() if key not in ("dtype", "remat")})
+    return keys_lib.flatten({key: value for key, value in parts.items() if key not in ("dtype", "remat")})

@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 from sak_jax import builders
 from sak_jax.engine import checkpoints
 from sak_jax.errors import UserError
-from sak_jax.methods.sak.pytorch import PEFT, POSITIONS, load_pytorch_state, pytorch_state, square_grid
+from sak_jax.methods.sak.pytorch import PEFT, POSITIONS, load_pytorch_state, pytorch_state
 from sak_jax.methods.sak.student import Student, StudentConfig, merge_lora
 from sak_jax.nn.vit import LoRA
 from sak_jax.weights import files
+from sak_jax.weights.positions import square_grid
 
 Weights = Mapping[str, np.ndarray]
 

@@ -17,8 +17,7 @@ from sak_jax.methods.sak.published import read_backbone
 from sak_jax.methods.sak.student import StudentConfig
 from sak_jax.nn.resize import resize_positions
 from sak_jax.recipe import ordered
-from sak_jax.teachers import registry, rooms
-from sak_jax.weights.names_augreg import read_stem
+from sak_jax.teachers import registry, rooms, stems
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +186,7 @@ def _stem(config: ConfigDict, target: StudentConfig) -> Weights:
                 f"the stem initialisation {file} is missing: get {AUGREG}/{file.name} and put it there, or set "
                 "--config.model.stem_init to another .npz file, or to '' for a random stem"
             )
-        flat, grid = read_stem(file, target.stem)
+        flat, grid = stems.read(file, target.stem)
     path = ("position_embedding",)
     flat[path] = resize_positions(flat[path], grid, target.stem.grid, prefix=1, antialias=False)
     return {("stem", *path): np.asarray(value) for path, value in flat.items()}

@@ -62,6 +62,51 @@ def _installed(name: str) -> bool:
         return False
 
 
+def check_output(path: epath.PathLike, *, force: bool = False, flag: str = "--output") -> epath.Path:
+    """The file that a tool is to write, checked before the work begins.
+
+    Args:
+      path: of the file; folders above it may be missing.
+      force: whether a file that is there may be replaced.
+      flag: the option that gave the path, for messages.
+
+    Raises:
+      UserError: there is such a file already, or it can't be written; names the remedy.
+    """
+    file = epath.Path(path)
+    try:
+        file = file.expanduser()
+        check_remote(file)
+        if file.is_dir():
+            raise UserError(f"{flag}={file} is a folder; give the name of a file")
+        if file.exists() and not force:
+            raise UserError(f"{flag}={file} is there already; give another name, or --force to replace it")
+        if not is_remote(file):
+            _probe(file)
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # a null character; no home folder
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{flag}={file} can't be written ({reason}); give another place") from error
+    return file
+
+
+def _probe(file: epath.Path) -> None:
+    """Writes a byte where `file` is to be, or in the nearest folder there is."""
+    folder = os.path.abspath(file.parent)
+    if os.fspath(file).startswith("~"):
+        raise RuntimeError("there is no home folder for ~")
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    probe = os.path.join(folder, f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with open(probe, "wb") as opened:
+            opened.write(b"0")
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(probe)
+
+
 def cache_directory(name: str, *, writable: bool = True) -> epath.Path:
     """`~/.cache/sak_jax/NAME`, or a temporary folder of this user's where there is no home or it can't be written.
 

@@ -1,19 +1,22 @@
 """The registry of teachers, and loading one for an image size."""
 
+import dataclasses
 import difflib
 import os
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from flax import nnx
 
+from sak_jax import paths
 from sak_jax.errors import UserError
 from sak_jax.teachers import entry, rooms, sam, swin, vits
 from sak_jax.teachers.entry import Teacher
 from sak_jax.teachers.views import View
-from sak_jax.weights import files, rules
-from sak_jax.weights.formats import own_rules
+from sak_jax.weights import files, states
 
 TEACHERS: dict[str, Teacher] = {
     teacher.name: teacher for family in (vits, sam, swin, rooms) for teacher in family.TEACHERS
@@ -25,7 +28,7 @@ PUBLISHED = frozenset(TEACHERS)
 def get(name: str) -> Teacher:
     """The registry's entry; raises UserError for an unknown name."""
     if name not in TEACHERS:
-        near = difflib.get_close_matches(name, TEACHERS, n=3) or list(TEACHERS)
+        near = difflib.get_close_matches(name, TEACHERS, n=3) or list(TEACHERS)[:3]
         raise UserError(f"no teacher is called {name!r}: did you mean {' or '.join(near)}? docs/teachers.md lists all")
     return TEACHERS[name]
 
@@ -40,16 +43,21 @@ def width(name: str) -> int:
     return widths.pop()
 
 
-def default_directory() -> epath.Path:
-    """Where converted weights lie: `$SAK_JAX_TEACHERS`, else `~/.cache/sak_jax/teachers`."""
-    return epath.Path(os.environ.get("SAK_JAX_TEACHERS") or "~/.cache/sak_jax/teachers").expanduser()
+def default_directory(*, writable: bool = False) -> epath.Path:
+    """Where converted weights lie: `$SAK_JAX_TEACHERS`, else `~/.cache/sak_jax/teachers` (`paths.cache_directory`)."""
+    given = os.environ.get("SAK_JAX_TEACHERS")
+    return epath.Path(given).expanduser() if given else paths.cache_directory("teachers", writable=writable)
 
 
 def weights_path(name: str, directory: epath.PathLike = "") -> epath.Path:
-    """The file a teacher's converted weights are in, or should be put in."""
+    """The file a teacher's converted weights are in, or should be put in; the directory may be `gs://`."""
     if get(name).packaged:
         return entry.PACKAGED / f"{name}.safetensors"
     return (epath.Path(directory).expanduser() if directory else default_directory()) / f"{name}.safetensors"
+
+
+Place = Callable[[tuple, np.ndarray], jax.Array]
+"""(path, array) -> the array where it is to lie."""
 
 
 def load(
@@ -64,6 +72,7 @@ def load(
     crop: bool = False,
     norm: bool = False,
     seed: int = 0,
+    place: Place | None = None,
 ) -> tuple[nnx.Module, View]:
     """A frozen teacher for the student's images.
 
@@ -79,6 +88,8 @@ def load(
       crop: leave the padded part of SAM's maps out.
       norm: keep the final norm, which maps do not go through but tokens may (`ViT.tokens`).
       seed: of random weights.
+      place: puts each array where it is to lie, e.g. on a mesh, straight from the file's; None: on JAX's default
+        device.
 
     Returns:
       The module, images -> four maps `[b, h, w, width]`, and the view of the student's images that it wants.
@@ -90,28 +101,64 @@ def load(
     teacher = get(name)
     view = view_of(teacher, normalisation=normalisation, pad=pad, crop=crop)
     config = _sized(teacher, image_size, pad, norm)
+    options = {"dtype": dtype, "directory": directory, "random": random, "pad": pad, "norm": norm, "seed": seed}
+    arrays = state(name, image_size, **options)
+    module = abstract(teacher, config, dtype)
+    place = place or (lambda path, array: jnp.asarray(array))
+    nnx.update(module, states.like(arrays, {path: place(path, x) for path, x in states.flat(arrays).items()}))
+    return module, view
+
+
+def state(
+    name: str,
+    image_size: tuple[int, int],
+    *,
+    dtype=jnp.float32,
+    directory: epath.PathLike = "",
+    random: bool = False,
+    pad: bool = True,
+    norm: bool = False,
+    seed: int = 0,
+) -> nnx.State:
+    """The weights that `load` gives a teacher, as numpy arrays of `dtype` that lie on no device yet.
+
+    It has the paths and shapes of `abstract(teacher, teacher.for_size(image_size, pad=pad, norm=norm), dtype)`.
+    Arguments and errors are those of `load`.
+    """
+    teacher = get(name)
+    config = _sized(teacher, image_size, pad, norm)
     if random:
-        graph, state = jax.jit(lambda: nnx.split(teacher.family.create(config, dtype, nnx.Rngs(seed))))()
-        return nnx.merge(graph, jax.tree.map(lambda x: x.astype(dtype), state)), view
+        made = jax.jit(lambda: nnx.state(teacher.family.create(config, dtype, nnx.Rngs(seed))))()
+        return jax.tree.map(lambda x: _cast(np.asarray(x), dtype), made)
     path = weights_path(name, directory)
+    paths.check_remote(path)
+    remedy = f"python tools/convert_teacher.py {name} --output={path.parent}"
     if not path.exists():
-        raise UserError(
-            f"the weights of teacher {name} are missing: {path} is wanted; make it with"
-            f" python tools/convert_teacher.py {name} --output={path.parent}"
-        )
-    made_for = files.read_metadata(path).get("teacher", name)
+        raise UserError(f"the weights of teacher {name} are missing: {path} is wanted; make it with {remedy}")
+    metadata = files.read_metadata(path)
+    made_for = metadata.get("teacher", name)
     if made_for != name:
         raise UserError(f"{path} holds the weights of {made_for}, not of {name}: convert {name} again")
     weights = files.read_weights(path)
     kept = f"{teacher.family.norm}.scale" in weights
     if norm and not kept:
         raise UserError(
-            f"{path} was converted without the final norm of {name}, which is asked for: convert it again with"
-            f" python tools/convert_teacher.py {name} --output={path.parent}"
+            f"{path} was converted without the final norm of {name}, which is asked for: convert it again with {remedy}"
+            " --force"
         )
-    native = abstract(teacher, teacher.with_norm(kept))
-    state = rules.load(native, weights, own_rules(native), name=str(path))
-    return fitted(teacher, state, config, dtype), view
+    native = teacher.with_norm(kept)
+    if "image_size" in metadata:
+        native = dataclasses.replace(native, image_size=_size(metadata["image_size"], path))
+    module = abstract(teacher, native)
+    return _fitted(teacher, states.load(module, weights, states.own(module), name=str(path)), native, config, dtype)
+
+
+def _size(text: str, path: epath.Path) -> tuple[int, int]:
+    try:
+        height, width = (int(side) for side in text.split(","))
+    except ValueError as error:
+        raise UserError(f"{path}: the image size in it is {text!r}; convert the teacher again") from error
+    return height, width
 
 
 def fresh(
@@ -148,8 +195,10 @@ def view_of(teacher: Teacher, *, normalisation: str = "imagenet", pad: bool = Tr
 
 
 def abstract(teacher: Teacher, config: object, dtype=jnp.float32) -> nnx.Module:
-    """The teacher's module with shapes for arrays."""
-    return nnx.eval_shape(lambda: teacher.family.create(config, dtype, nnx.Rngs(0)))
+    """The teacher's module with shapes for arrays, of `dtype` as `load` gives them."""
+    module = nnx.eval_shape(lambda: teacher.family.create(config, dtype, nnx.Rngs(0)))
+    nnx.update(module, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, _dtype(x, dtype)), nnx.state(module)))
+    return module
 
 
 def fitted(teacher: Teacher, state: nnx.State, config: object, dtype=jnp.float32) -> nnx.Module:
@@ -157,12 +206,25 @@ def fitted(teacher: Teacher, state: nnx.State, config: object, dtype=jnp.float32
 
     Their final norm is left out where `config` has none.
     """
+    module = abstract(teacher, config, dtype)
+    nnx.update(module, jax.tree.map(jnp.asarray, _fitted(teacher, state, teacher.config, config, dtype)))
+    return module
+
+
+def _fitted(teacher: Teacher, state: nnx.State, native: object, config: object, dtype) -> nnx.State:
+    """The state for `config` from one for `native`, numpy arrays both."""
     if not getattr(config, "norm", False):
         state = nnx.State({part: value for part, value in state.items() if part != teacher.family.norm})
-    state = teacher.family.fit(state, teacher.config, config)
-    module = abstract(teacher, config, dtype)
-    nnx.update(module, jax.tree.map(lambda x: jnp.asarray(x, dtype), state))
-    return module
+    return jax.tree.map(lambda x: _cast(np.asarray(x), dtype), teacher.family.fit(state, native, config))
+
+
+def _cast(array: np.ndarray, dtype) -> np.ndarray:
+    return array.astype(_dtype(array, dtype), copy=False)
+
+
+def _dtype(array, dtype):
+    """`dtype` for floating arrays, their own for others."""
+    return jnp.dtype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype
 
 
 def register(teacher: Teacher) -> None:

@@ -5,10 +5,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from flax import nnx
 
 from sak_jax.errors import UserError
 from sak_jax.weights import rules
+from sak_jax.weights.nesting import unchunked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +50,12 @@ def identify(
 ) -> tuple[Format, Mapping[str, np.ndarray]]:
     """The first of `formats` whose keys the weights have, and the weights without its prefix.
 
+    Blocks that were trained in chunks (`blocks.0.5.`) are numbered through.
+
     Raises:
-      UserError: none fits; says what was looked for.
+      UserError: none fits; says under which prefix one would, or what was looked for.
     """
+    weights = unchunked(weights)
     for candidate in formats:
         for prefix in candidate.prefixes:
             if all(prefix + key in weights for key in candidate.keys):
@@ -60,19 +63,20 @@ def identify(
                     key.removeprefix(prefix) if key.startswith(prefix) else f"/{key}": value
                     for key, value in weights.items()
                 }
+    found = list(dict.fromkeys(prefix for candidate in formats for prefix in _prefixes(weights, candidate)))
+    if found:
+        raise UserError(
+            f"{name}: the weights have the prefix {' or '.join(found)}; give --weights={found[0].removesuffix('.')} for"
+            " those under it"
+        )
     wanted = "; ".join(f"{candidate.name} has {' and '.join(candidate.keys)}" for candidate in formats)
     raise UserError(
         f"{name}: the names in it ({', '.join(list(weights)[:3])}, ..) are of no format known for this model: {wanted}"
     )
 
 
-def load(model: nnx.Module, config: object, weights: Mapping[str, np.ndarray], naming: Format, name: str) -> nnx.State:
-    """The state of a model with `config` from what `identify` gave; see `rules.load` for the errors."""
-    table, drop = naming.for_config(config)
-    return rules.load(model, weights, table, drop=drop, labels=naming.labels(config), name=name)
-
-
-def own_rules(model: nnx.Module | nnx.State) -> list[rules.Rule]:
-    """The table of our own files: dotted paths, nothing transformed."""
-    paths = (".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model)))
-    return [rules.Rule(path, path, stack=()) for path in paths]
+def _prefixes(weights: Mapping[str, np.ndarray], candidate: Format) -> list[str]:
+    """What stands before all keys that tell a format, where it is none of the format's own prefixes."""
+    first = candidate.keys[0]
+    prefixes = (key.removesuffix(first) for key in weights if key.endswith(f".{first}"))
+    return [prefix for prefix in prefixes if all(prefix + key in weights for key in candidate.keys)]

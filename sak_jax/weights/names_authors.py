@@ -2,13 +2,12 @@
 
 import numpy as np
 
-from sak_jax.nn.vit import ViTConfig
 from sak_jax.weights import names_augreg, names_timm
 from sak_jax.weights.formats import Format
 from sak_jax.weights.rules import IDENTITY, LINEAR, PATCHES, Rule, Transform, join, lead
 
 
-def open_clip_rules(config: ViTConfig) -> list[Rule]:
+def open_clip_rules(config) -> list[Rule]:
     """The image tower of OpenAI's CLIP and OpenCLIP."""
     block, ours = "transformer.resblocks.{i}", "blocks"
     return [
@@ -30,7 +29,7 @@ def open_clip_rules(config: ViTConfig) -> list[Rule]:
     ]
 
 
-def dinov2_rules(config: ViTConfig) -> list[Rule]:
+def dinov2_rules(config) -> list[Rule]:
     """Meta's DINOv2: timm's names but for registers (whose position embedding covers the class token) and SwiGLU."""
     own = ("registers", "position_embedding", "blocks.mlp.down.kernel", "blocks.mlp.down.bias")
     down = "w3" if config.mlp == "swiglu" else "fc2"
@@ -56,7 +55,7 @@ MASKED_BIAS = Transform(
 """DINOv3 masks the keys' part of the joint bias."""
 
 
-def dinov3_rules(config: ViTConfig) -> list[Rule]:
+def dinov3_rules(config) -> list[Rule]:
     """Meta's DINOv3."""
     gate_up = "blocks.{i}.mlp.w1", "blocks.{i}.mlp.w2"
     down = "w3" if config.mlp == "swiglu" else "fc2"

@@ -1,6 +1,5 @@
 """Weights in Hugging Face transformers' naming (as the files on its hub have it), and RADIO's."""
 
-from sak_jax.nn.vit import ViTConfig
 from sak_jax.weights.formats import Format
 from sak_jax.weights.names_timm import NORM, QUERY_AND_VALUE_BIAS, block_rules, norm_rules
 from sak_jax.weights.rules import IDENTITY, LINEAR, PATCHES, Rule, Transform, join, lead
@@ -36,7 +35,7 @@ def _inner(layer: str) -> tuple[str, str, str]:
     return tuple(f"{layer}.attention.attention.{part}" for part in ("query", "key", "value"))
 
 
-def dinov2_rules(config: ViTConfig) -> list[Rule]:
+def dinov2_rules(config) -> list[Rule]:
     """`Dinov2Model` and `Dinov2WithRegistersModel`."""
     layer = "encoder.layer.{i}"
     return [
@@ -55,7 +54,7 @@ def dinov2_rules(config: ViTConfig) -> list[Rule]:
     ]
 
 
-def dinov3_rules(config: ViTConfig) -> list[Rule]:
+def dinov3_rules(config) -> list[Rule]:
     """`DINOv3ViTModel`."""
     layer = "layer.{i}"
     gate_up = f"{layer}.mlp.gate_proj", f"{layer}.mlp.up_proj"
@@ -78,7 +77,7 @@ def dinov3_rules(config: ViTConfig) -> list[Rule]:
     ]
 
 
-def siglip_rules(config: ViTConfig) -> list[Rule]:
+def siglip_rules(config) -> list[Rule]:
     """`SiglipVisionModel` (SigLIP, and SigLIP 2 at fixed size)."""
     layer = "encoder.layers.{i}"
     return [
@@ -92,7 +91,7 @@ def siglip_rules(config: ViTConfig) -> list[Rule]:
     ]
 
 
-def clip_rules(config: ViTConfig) -> list[Rule]:
+def clip_rules(config) -> list[Rule]:
     """`CLIPVisionModel`."""
     patches = Rule("embeddings.patch_embedding.weight", "patch_embed.projection.kernel", PATCHES)
     changed = ("position_embedding", "patch_embed.projection.kernel", "patch_embed.projection.bias")
@@ -105,7 +104,7 @@ def clip_rules(config: ViTConfig) -> list[Rule]:
     ]
 
 
-def vit_rules(config: ViTConfig) -> list[Rule]:
+def vit_rules(config) -> list[Rule]:
     """`ViTModel` (Theia's backbone)."""
     layer = "encoder.layer.{i}"
     return [
@@ -120,7 +119,7 @@ def vit_rules(config: ViTConfig) -> list[Rule]:
     ]
 
 
-def radio_rules(config: ViTConfig, scale: str) -> list[Rule]:
+def radio_rules(config, scale: str) -> list[Rule]:
     """RADIO's backbone; `scale`: what layer scale is called there. All its prefix tokens are registers to us."""
     return [
         Rule("patch_generator.embedder.weight", "patch_embed.projection.kernel", FLAT_PATCHES),

@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 
-from sak_jax.nn.vit import ViTConfig
 from sak_jax.weights.formats import Format
 from sak_jax.weights.rules import IDENTITY, LINEAR, PATCHES, Rule, Transform, join
 
@@ -58,7 +57,7 @@ PATCH_RULES = [
 ]
 
 
-def vit_rules(config: ViTConfig) -> list[Rule]:
+def vit_rules(config) -> list[Rule]:
     """timm's `VisionTransformer`."""
     positions = WITHOUT_CLASS_POSITION if config.class_token and config.registers else IDENTITY
     return [
@@ -77,7 +76,7 @@ def vit_rules(config: ViTConfig) -> list[Rule]:
     ]
 
 
-def dinov3_rules(config: ViTConfig, *, biases: bool) -> list[Rule]:
+def dinov3_rules(config, *, biases: bool) -> list[Rule]:
     """timm's `Eva` as DINOv3; `biases`: the `_qkvb` models, which keep the biases of queries and values."""
     bias = Rule(("blocks.{i}.attn.q_bias", "blocks.{i}.attn.v_bias"), "blocks.attention.qkv.bias", QUERY_AND_VALUE_BIAS)
     if not biases:

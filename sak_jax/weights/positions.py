@@ -1,30 +1,19 @@
-"""What reading weights of another image size needs: position embeddings resampled, and arrays put where others lay."""
+"""Position embeddings in foreign files: which image size they are for."""
 
-import jax
-import jax.numpy as jnp
+import math
+
 import numpy as np
 from jaxtyping import Float
 
 from sak_jax.errors import UserError
-from sak_jax.nn.resize import resize_positions
-
-
-def resample_positions(
-    value: Float[np.ndarray, "1 n d"], grid: tuple[int, int], name: str
-) -> Float[np.ndarray, "1 m d"]:
-    """A square grid's position embedding on another grid, by the student's rule.
-
-    Bicubic without antialias (a = -0.75), the class token's position kept (method: the hand-over to stage 2).
-
-    Raises:
-      UserError: it has not one position for the class token and a square number besides.
-    """
-    own = square_grid(value, name)
-    return value if own == grid else np.asarray(resize_positions(value, own, grid, prefix=1, antialias=False))
 
 
 def square_grid(value: Float[np.ndarray, "1 n d"], name: str) -> tuple[int, int]:
-    """The grid of a position embedding made at a square image size; raises UserError for any other."""
+    """The grid of a position embedding, led by a class token's, made at a square image size.
+
+    Raises:
+      UserError: it is for any other.
+    """
     count = value.shape[1] - 1 if value.ndim == 3 else 0
     side = round(max(count, 0) ** 0.5)
     if count < 1 or side * side != count:
@@ -32,6 +21,36 @@ def square_grid(value: Float[np.ndarray, "1 n d"], name: str) -> tuple[int, int]
     return side, side
 
 
-def place_like(array: np.ndarray, old: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
-    """The array where the old one lies."""
-    return jax.device_put(array, old.sharding) if isinstance(old, jax.Array) else jnp.asarray(array)
+def other_grid(
+    shape: tuple[int, ...], own: tuple[int, ...], grid: tuple[int, int], name: str
+) -> tuple[int, int] | None:
+    """The grid that a position table in a file is for, where it is not the model's own.
+
+    Args:
+      shape: of the table in the file: `[1, n, d]` or `[n, d]` with any number of tokens before the patches, or
+        `[1, h, w, d]`.
+      own: shape that the model's own would have there.
+      grid: the model's own.
+      name: what the table is called in errors.
+
+    Returns:
+      (rows, columns), or None where the shapes are alike or differ in more than the size of the grid.
+
+    Raises:
+      UserError: a table in one axis that is for no square grid.
+    """
+    differing = [axis for axis, sizes in enumerate(zip(shape, own, strict=False)) if sizes[0] != sizes[1]]
+    if len(shape) != len(own) or not differing:
+        return None
+    if len(own) == 4:
+        return tuple(shape[1:3]) if set(differing) <= {1, 2} else None
+    if differing != [len(own) - 2]:
+        return None
+    count = shape[-2] - (own[-2] - grid[0] * grid[1])
+    side = math.isqrt(max(count, 0))
+    if side < 1 or side * side != count:
+        raise UserError(
+            f"{name} has {count} positions, which is no square grid, and the model's own has {grid[0]} x {grid[1]};"
+            " give a file made at a square size"
+        )
+    return side, side

@@ -7,6 +7,7 @@ from flax import nnx
 
 from sak_jax.teachers import conversion, registry
 from sak_jax.teachers.entry import Teacher
+from sak_jax.weights import states
 
 TOLERANCE = 1e-5
 """Relative, of whole models in float32: a dozen blocks accumulate rounding of some 1e-7 each."""
@@ -46,7 +47,8 @@ def image(size: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 def convert(teacher: Teacher, weights: dict[str, np.ndarray]) -> nnx.State:
     """Our teacher's state from foreign weights."""
-    return conversion.read(teacher, weights, teacher.name)[0]
+    converted = conversion.read(teacher, weights, teacher.name)
+    return states.like(registry.abstract(teacher, converted.config), converted.arrays)
 
 
 def maps(teacher: Teacher, state: nnx.State, size: tuple[int, int], *, pad: bool = True) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ from timm.models import eva, vision_transformer, vision_transformer_sam
 
 from sak_jax.errors import UserError
 from sak_jax.teachers import registry
-from sak_jax.weights import files, formats, names_authors, names_huggingface, names_timm, rules
+from sak_jax.weights import files, formats, names_authors, names_huggingface, names_timm, states
 from tests.teachers.parity import TOLERANCE, check, convert, error, fill, image, maps, nchw, timm_maps, tokens
 
 SIZE = (64, 64)
@@ -224,7 +224,7 @@ def test_dinov2s_own_names(name):
     """Against timm's own converter: our state -> Meta's names -> timm's converter -> timm's names -> our state."""
     teacher = tiny(name, (names_timm.VIT,))
     state = random_of(teacher)
-    theirs = rules.export(state, names_authors.DINOV2.for_config(teacher.config)[0]) | {
+    theirs = states.export(state, names_authors.DINOV2.for_config(teacher.config)[0]) | {
         "mask_token": np.zeros((1, 32), np.float32)
     }
     same(convert(dataclasses.replace(teacher, formats=(names_authors.DINOV2,)), theirs), state)
@@ -234,7 +234,7 @@ def test_dinov2s_own_names(name):
 def test_dinov2s_own_names_with_registers():
     teacher = tiny("dinov2_base_registers", (names_timm.VIT,))
     state = random_of(teacher)
-    theirs = rules.export(state, names_authors.DINOV2.for_config(teacher.config)[0]) | {
+    theirs = states.export(state, names_authors.DINOV2.for_config(teacher.config)[0]) | {
         "mask_token": np.zeros((1, 32), np.float32)
     }
     converted = convert(teacher, numpy_state(vision_transformer._convert_dinov2(torch_state(theirs), None)))
@@ -252,7 +252,7 @@ def test_dinov3s_own_names(name):
     flat = dict(nnx.to_flat_state(random_of(teacher)))
     flat["blocks", "attention", "qkv", "bias"].get_value()[:, 32:64] = 0
     state = nnx.from_flat_state(flat)
-    theirs = rules.export(state, names_authors.DINOV3.for_config(teacher.config)[0])
+    theirs = states.export(state, names_authors.DINOV3.for_config(teacher.config)[0])
     extra = {"mask_token": np.zeros((1, 32), np.float32), "rope_embed.periods": np.zeros((4,), np.float32)}
     same(convert(dataclasses.replace(teacher, formats=(names_authors.DINOV3,)), theirs | extra), state)
     reference = tiny_eva(qkv_bias=True, **({"swiglu_mlp": True} if name == "dinov3_huge_plus" else {}))
@@ -264,7 +264,7 @@ def test_sams_own_names():
     config = dataclasses.replace(teacher.config, width=32, heads=2, image_size=(256, 256))
     teacher = dataclasses.replace(teacher, config=config)
     state = random_of(teacher)
-    theirs = rules.export(state, names_timm.SAM_ORIGINAL.table(config), labels=names_timm.SAM_ORIGINAL.labels(config))
+    theirs = states.export(state, names_timm.SAM_ORIGINAL.table(config), labels=names_timm.SAM_ORIGINAL.labels(config))
     theirs["mask_decoder.x"] = np.zeros(1, np.float32)
     same(convert(teacher, theirs), state)
     same(convert(teacher, numpy_state(vision_transformer_sam.checkpoint_filter_fn(torch_state(theirs), None))), state)
@@ -306,7 +306,7 @@ def test_open_clips_names():
 def test_augregs_npz(tmp_path):
     teacher = tiny("vit_base", (names_authors.AUGREG,))
     state = random_of(teacher)
-    theirs = rules.export(state, names_authors.AUGREG.for_config(teacher.config)[0])
+    theirs = states.export(state, names_authors.AUGREG.for_config(teacher.config)[0])
     theirs |= {"head/kernel": np.zeros((32, 10), np.float32), "head/bias": np.zeros((10,), np.float32)}
     np.savez(tmp_path / "augreg.npz", **theirs)
     reference = tiny_vit()
@@ -322,4 +322,4 @@ def test_another_models_file_is_refused():
         formats.identify({"conv1.weight": np.zeros(1)}, teacher.formats, "x.pth")
     small = tiny("dinov2_base", (names_timm.VIT,))
     with pytest.raises(UserError, match="dinov2_base: key .* is missing"):
-        convert(small, rules.export(random_of(tiny("vit_base", ())), names_timm.VIT.for_config(small.config)[0]))
+        convert(small, states.export(random_of(tiny("vit_base", ())), names_timm.VIT.for_config(small.config)[0]))

@@ -13,7 +13,7 @@ from flax import nnx
 from sak_jax.errors import UserError
 from sak_jax.teachers import registry
 from sak_jax.weights import names_timm as timm_names
-from sak_jax.weights import rules
+from sak_jax.weights import rules, states
 
 NAMES = [name for name, teacher in registry.TEACHERS.items() if not teacher.packaged]
 ELSEWHERE = {
@@ -52,7 +52,7 @@ def test_arrays_are_timms(name):
     found = TABLES.get(name, default)
     native = registry.abstract(teacher, teacher.config)
     table, drop = found.for_config(teacher.config)
-    wanted = rules.wanted_shapes(native, table, labels=found.labels(teacher.config))
+    wanted = rules.wanted_shapes(states.flat(native), table, labels=found.labels(teacher.config))
     shapes = {key: tuple(value.shape) for key, value in reference.named_parameters()}
     assert wanted == {key: shape for key, shape in shapes.items() if not re.fullmatch("|".join(drop), key)}
 

@@ -10,7 +10,7 @@ from timm.models.swin_transformer import checkpoint_filter_fn
 from sak_jax.errors import UserError
 from sak_jax.teachers import registry
 from sak_jax.weights.names_timm import SWIN, SWIN_ORIGINAL
-from sak_jax.weights.rules import export
+from sak_jax.weights.states import export
 from tests.teachers.parity import TOLERANCE, check, convert, error, fill, image, maps, nchw
 
 NAME = "swin_base_patch4_window7_224"

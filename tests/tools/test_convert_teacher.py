@@ -12,7 +12,7 @@ from flax import nnx
 
 from sak_jax.errors import UserError
 from sak_jax.teachers import registry
-from sak_jax.weights import files, names_timm, rules
+from sak_jax.weights import files, names_timm, states
 from tools.convert_teacher import main
 
 NAME = "dinov2_tiny"
@@ -32,7 +32,7 @@ def small(monkeypatch):
 def weights(small):
     """Its weights in timm's naming."""
     model = small.family.create(small.config, np.float32, nnx.Rngs(0))
-    return rules.export(model, names_timm.VIT.for_config(small.config)[0])
+    return states.export(model, names_timm.VIT.for_config(small.config)[0])
 
 
 def save(path, weights):
@@ -129,7 +129,8 @@ def test_a_bad_file_is_one_line_and_status_2_and_leaves_nothing(weights, tmp_pat
     [
         (["dinov2_bass", "--output=x"], ["dinov2_bass", "dinov2_base"]),
         (["rooms_scene", "--output=x"], ["comes with the package"]),
-        ([NAME], ["--output"]),
+        (["stem_bass", "--output=x"], ["stem_bass"]),
+        (["stem_base", "--weights=ema"], ["--weights=ema", "one set of weights"]),
         ([NAME, "--output=x", "--inptu=y"], ["--inptu"]),
     ],
 )

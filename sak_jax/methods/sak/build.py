@@ -89,14 +89,14 @@ def committee(config: ConfigDict) -> Frozen | None:
     def load(places):
         loaded = {}
         for name, given in options.items():
-            module, _ = registry.load(
+            arrays = registry.state(
                 **given,
                 image_size=tuple(config.image_size),
                 dtype=dtype,
                 directory=config.teachers.dir,
                 random=config.teachers.random,
             )
-            loaded[name] = meshes.put(nnx.state(module), places["teachers"][name])
+            loaded[name] = meshes.put(arrays, places["teachers"][name])
         return nnx.State({"teachers": loaded})
 
     return Frozen(abstract, load, lambda state, batch: nnx.merge(graph, state, copy=True)(batch["image"]))

@@ -5,14 +5,14 @@ import re
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from sak_jax.errors import UserError
 from sak_jax.methods.sak.student import Student, StudentConfig
 from sak_jax.nn.vit import LoRA
-from sak_jax.weights import rules
-from sak_jax.weights.positions import place_like
+from sak_jax.weights import states
 from sak_jax.weights.rules import CONV, CONV_1X1, LINEAR, PATCHES, Rule
 
 POSITIONS = "vit.pos_embed"
@@ -55,7 +55,7 @@ def load_pytorch_state(
         )
     _check_positions(weights, config, name)
     table = _table(config, "backbone." if staged else "")
-    loaded = rules.load(state, weights, table, labels=_labels(config), name=name)
+    loaded = states.load(state, weights, table, labels=_labels(config), name=name)
     nnx.update(student, jax.tree.map(place_like, loaded, state))
 
 
@@ -66,7 +66,12 @@ def pytorch_state(student: Student) -> dict[str, np.ndarray]:
     """
     config = student.config
     prefix = "backbone." if config.tasks else ""
-    return rules.export(nnx.state(student), _table(config, prefix), labels=_labels(config))
+    return states.export(nnx.state(student), _table(config, prefix), labels=_labels(config))
+
+
+def place_like(array: np.ndarray, old: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
+    """The array where the old one lies."""
+    return jax.device_put(array, old.sharding) if isinstance(old, jax.Array) else jnp.asarray(array)
 
 
 def _labels(config: StudentConfig) -> dict:

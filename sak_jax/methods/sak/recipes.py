@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from sak_jax import recipe
 from sak_jax.errors import UserError
 from sak_jax.methods.sak.keys import selected_teachers, set_teachers
+from sak_jax.teachers import stems
 
 VIEWS = {
     "paper": {"normalisation": "imagenet", "pad": True, "crop": False},
@@ -18,13 +19,6 @@ native normalisation, and the padding left out."""
 
 COMMITTEES = {"paper": ("dinov2", "clip", "sam"), "frontier": ("dinov3", "clip", "sam")}
 """Members of the committee by preset."""
-
-STEM_FILES = {
-    "small": "S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_0.03-res_384.npz",
-    "base": "B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_0.01-res_384.npz",
-    "large": "L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1--imagenet2012-steps_20k-lr_0.01-res_384.npz",
-}
-"""The augreg checkpoints (Steiner et al., 2022) that stems start from, in the public bucket `vit_models/augreg`."""
 
 IMAGENET_IMAGES = 1_281_167
 
@@ -42,7 +36,7 @@ def arguments(text: str, **more: str) -> dict[str, str]:
       UserError: an argument that the recipe does not have, or an unknown preset or stem.
     """
     chosen = recipe.arguments(text, stem="base", teachers="base", preset="paper", committee="", **more)
-    for key, known in (("preset", COMMITTEES), ("stem", STEM_FILES)):
+    for key, known in (("preset", COMMITTEES), ("stem", stems.FILES)):
         if chosen[key] not in known:
             raise UserError(f"recipe argument {key}={chosen[key]}: it must be one of {', '.join(known)}")
     return chosen
@@ -63,7 +57,7 @@ def committee(members: str, size: str, preset: str) -> dict[str, dict]:
 
 def stem_file(stem: str) -> str:
     """Where the augreg checkpoint of a stem is looked for."""
-    return f"~/.cache/sak_jax/stems/{STEM_FILES[stem]}"
+    return f"~/.cache/sak_jax/stems/{stems.FILES[stem]}"
 
 
 def distill(chosen: dict[str, str]) -> ConfigDict:

@@ -18,16 +18,12 @@ from sak_jax.methods.sak.keys import selected_teachers
 from sak_jax.methods.sak.published import read_backbone
 from sak_jax.methods.sak.student import StudentConfig
 from sak_jax.nn.resize import resize_positions
-from sak_jax.teachers import rooms
-from sak_jax.weights.names_augreg import read_stem
+from sak_jax.teachers import rooms, stems
 
 logger = logging.getLogger(__name__)
 
 BACKBONE = ("stem", "adapters", "output_norms", "aligners")
 """The parts that stage 2 takes over; routers and heads are new (SAK, section 3.3)."""
-
-AUGREG = "https://storage.googleapis.com/vit_models/augreg"
-"""Where stem initialisations are to be had."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,10 +159,10 @@ def _stem(config: ConfigDict, target: StudentConfig) -> Weights:
         file = epath.Path(config.model.stem_init).expanduser()
         if not file.exists():
             raise UserError(
-                f"the stem initialisation {file} is missing: get {AUGREG}/{file.name} and put it there, or set "
-                "--config.model.stem_init to another .npz file, or to '' for a random stem"
+                f"the stem initialisation {file} is missing: fetch it with python tools/convert_teacher.py "
+                f"stem_{config.model.stem}, or set --config.model.stem_init to another .npz file, or to '' for a random one"
             )
-        flat, grid = read_stem(file, target.stem)
+        flat, grid = stems.read(file, target.stem)
     path = ("position_embedding",)
     flat[path] = resize_positions(flat[path], grid, target.stem.grid, prefix=1, antialias=False)
     return {("stem", *path): np.asarray(value) for path, value in flat.items()}

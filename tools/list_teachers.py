@@ -29,7 +29,7 @@ def row(name: str, size: tuple[int, int]) -> str:
     teacher = registry.get(name)
     config = teacher.for_size(size)
     module = registry.abstract(teacher, config)
-    parameters = sum(x.size for x in jax.tree.leaves(nnx.state(registry.abstract(teacher, teacher.config))))
+    parameters = sum(x.size for x in jax.tree.leaves(nnx.state(registry.abstract(teacher, teacher.with_norm(False)))))
     images = jax.ShapeDtypeStruct((1, *config.image_size, 3), jnp.float32)
     work = flops.count(lambda module, images: module(images), module, images)
     cells = [

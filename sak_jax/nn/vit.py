@@ -54,6 +54,7 @@ class ViTConfig:
       class_token: whether a class token leads; position embeddings then cover it.
       registers: register tokens between class token and patches (without position embedding).
       norm_before: a norm before the first block (CLIP).
+      norm: whether the model has its final norm, which `ViT.tokens` applies on request; maps never go through it.
       layer_scale: factors per channel on both branches (DINOv2).
       patch_bias, qkv_bias: whether these maps have biases.
       rotary: base of the rotary position embedding that takes the place of the learned one (DINOv3), or None.
@@ -73,6 +74,7 @@ class ViTConfig:
     class_token: bool = True
     registers: int = 0
     norm_before: bool = False
+    norm: bool = False
     layer_scale: bool = False
     patch_bias: bool = True
     qkv_bias: bool = True
@@ -164,9 +166,9 @@ def _rotate(x: Float[Array, "b n h e"], cosines: Float[np.ndarray, "n e"], sines
 
 
 class ViT(nnx.Module):
-    """Vision transformer without its final norm and head (Dosovitskiy et al., 2021; timm's naming of options).
+    """Vision transformer without its head (Dosovitskiy et al., 2021; timm's naming of options).
 
-    The blocks are one stack `[depth, ...]`, run by a scan. Calling it gives the maps at the taps.
+    The blocks are one stack `[depth, ...]`, run by a scan. Calling it gives the maps at the taps, `tokens` all tokens.
     """
 
     def __init__(self, config: ViTConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
@@ -180,9 +182,10 @@ class ViT(nnx.Module):
         token = lambda count: nnx.Param(1e-6 * jax.random.normal(rngs.params(), (1, count, config.width)))  # noqa: E731
         self.class_token = token(1) if config.class_token else None
         self.registers = token(config.registers) if config.registers else None
-        norm = nnx.LayerNorm(config.width, epsilon=config.eps, dtype=dtype, rngs=rngs) if config.norm_before else None
-        self.norm_before = norm
+        norm = partial(nnx.LayerNorm, config.width, epsilon=config.eps, dtype=dtype, rngs=rngs)
+        self.norm_before = norm() if config.norm_before else None
         self.blocks = layers.stack(lambda rngs: Block(config, dtype=dtype, rngs=rngs), [config.depth], rngs)
+        self.norm = norm() if config.norm else None
         self.config = config
         self.dtype = dtype
 
@@ -207,18 +210,38 @@ class ViT(nnx.Module):
         x = jnp.concatenate([jnp.broadcast_to(t, (batch, *t.shape[1:])) for t in tokens] + [x], axis=1)
         return x if self.norm_before is None else self.norm_before(x)
 
-    def __call__(self, images: Float[Array, "b H W 3"]) -> tuple[Float[Array, "b h w d"], ...]:
-        """The patch tokens after each tapped block, as maps, before any final norm."""
-        grid = images.shape[1] // self.config.patch, images.shape[2] // self.config.patch
+    def tokens(self, images: Float[Array, "b H W 3"], *, norm: bool = False) -> tuple[Float[Array, "b n d"], ...]:
+        """All tokens after each tapped block: class token, registers (together `config.prefix`), patches row by row.
+
+        Args:
+          images: of any size; what is left below a whole patch is dropped.
+          norm: whether each goes through the final norm.
+
+        Raises:
+          ValueError: the final norm is asked of a model that has none (`config.norm`).
+        """
+        if norm and self.norm is None:
+            raise ValueError("this vision transformer has no final norm: make it with ViTConfig(norm=True)")
+        grid = self._grid(images)
         x = self.embed(images)
         rotary = None
         if self.config.rotary is not None:
             head_width = self.config.width // self.config.heads
             rotary = rotary_tables(self.config.rotary, grid, head_width, self.config.prefix)
-        maps, start = [], 0
+        taps, start = [], 0
         for tap in self.config.taps:
             level = layers.take(self.blocks, slice(start, tap + 1))
             x, _ = jax.lax.scan(lambda x, block: (block(x, rotary), None), x, level)
-            maps.append(rearrange(x[:, self.config.prefix :], "b (h w) d -> b h w d", h=grid[0], w=grid[1]))
+            taps.append(self.norm(x) if norm else x)
             start = tap + 1
-        return tuple(maps)
+        return tuple(taps)
+
+    def __call__(self, images: Float[Array, "b H W 3"]) -> tuple[Float[Array, "b h w d"], ...]:
+        """The patch tokens after each tapped block, as maps, before any final norm."""
+        h, w = self._grid(images)
+        patches = (x[:, self.config.prefix :] for x in self.tokens(images))
+        return tuple(rearrange(x, "b (h w) d -> b h w d", h=h, w=w) for x in patches)
+
+    def _grid(self, images: Float[Array, "b H W 3"]) -> tuple[int, int]:
+        """Whole patches in each direction."""
+        return images.shape[1] // self.config.patch, images.shape[2] // self.config.patch

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
@@ -11,6 +13,8 @@ from sak_jax.errors import UserError
 from sak_jax.teachers import registry
 from sak_jax.teachers.entry import Teacher
 from sak_jax.weights import files, formats
+
+logger = logging.getLogger(__name__)
 
 
 def convert_teacher(name: str, output: epath.PathLike, source: epath.PathLike | None = None) -> epath.Path:
@@ -32,8 +36,7 @@ def convert_teacher(name: str, output: epath.PathLike, source: epath.PathLike | 
         raise UserError(f"teacher {name} comes with the package: there is nothing to convert")
     path = epath.Path(source).expanduser() if source else _download(teacher)
     weights = files.read_weights(path)
-    native = registry.abstract(teacher, teacher.config)
-    state, found = formats.read(native, teacher.config, weights, teacher.formats, str(path))
+    state, found = read(teacher, weights, str(path))
     arrays = {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
     bad = next((key for key, value in arrays.items() if not np.isfinite(value).all()), None)
     if bad:
@@ -48,6 +51,7 @@ def convert_teacher(name: str, output: epath.PathLike, source: epath.PathLike | 
         "parameters": sum(value.size for value in arrays.values()),
         "image_size": list(teacher.config.image_size),
         "width": teacher.width,
+        "final_norm": teacher.family.norm in state,
         "mean": list(teacher.normalisation[0]),
         "std": list(teacher.normalisation[1]),
     }
@@ -58,6 +62,28 @@ def convert_teacher(name: str, output: epath.PathLike, source: epath.PathLike | 
     temporary.write_text(json.dumps(description, indent=2) + "\n")
     temporary.replace(output / f"{name}.json")
     return written
+
+
+def read(teacher: Teacher, weights: Mapping[str, np.ndarray], name: str) -> tuple[nnx.State, formats.Format]:
+    """The teacher's state from foreign weights, and the format they are in.
+
+    The final norm is kept; where the file has none of it, which is logged, the state has none either: maps do not need
+    it.
+
+    Args:
+      teacher: an entry of the registry.
+      weights: foreign key -> array.
+      name: what the weights are called in errors.
+
+    Raises:
+      UserError: a naming that is not known for this teacher, or a key or shape that is not this model's.
+    """
+    found, weights = formats.identify(weights, teacher.formats, name)
+    config = teacher.with_norm(found.has_norm(weights))
+    if teacher.has_norm and not config.norm:
+        logger.warning("%s has no final norm: it gives maps, but not the tokens after that norm", name)
+    native = registry.abstract(teacher, config)
+    return formats.load(native, config, weights, found, name), found
 
 
 def _download(teacher: Teacher) -> epath.Path:

@@ -60,6 +60,7 @@ def load(
     normalisation: str = "imagenet",
     pad: bool = True,
     crop: bool = False,
+    norm: bool = False,
     seed: int = 0,
 ) -> tuple[nnx.Module, View]:
     """A frozen teacher for the student's images.
@@ -74,17 +75,19 @@ def load(
         trained with.
       pad: SAM gets images resized and padded to 1024 x 1024; False: as they are, with its positions resized.
       crop: leave the padded part of SAM's maps out.
+      norm: keep the final norm, which maps do not go through but tokens may (`ViT.tokens`).
       seed: of random weights.
 
     Returns:
       The module, images -> four maps `[b, h, w, width]`, and the view of the student's images that it wants.
 
     Raises:
-      UserError: unknown name or option, or the weights are missing or not this model's.
+      UserError: unknown name or option, or the weights are missing or not this model's; the final norm is asked for
+        and the teacher, or the file, has none.
     """
     teacher = get(name)
     view = view_of(teacher, normalisation=normalisation, pad=pad, crop=crop)
-    config = _sized(teacher, image_size, pad)
+    config = _sized(teacher, image_size, pad, norm)
     if random:
         graph, state = jax.jit(lambda: nnx.split(teacher.family.create(config, dtype, nnx.Rngs(seed))))()
         return nnx.merge(graph, jax.tree.map(lambda x: x.astype(dtype), state)), view
@@ -97,8 +100,15 @@ def load(
     made_for = files.read_metadata(path).get("teacher", name)
     if made_for != name:
         raise UserError(f"{path} holds the weights of {made_for}, not of {name}: convert {name} again")
-    native = abstract(teacher, teacher.config)
-    state = rules.load(native, files.read_weights(path), own_rules(native), name=str(path))
+    weights = files.read_weights(path)
+    kept = f"{teacher.family.norm}.scale" in weights
+    if norm and not kept:
+        raise UserError(
+            f"{path} was converted without the final norm of {name}, which is asked for: convert it again with"
+            f" python tools/convert_teacher.py {name} --output={path.parent}"
+        )
+    native = abstract(teacher, teacher.with_norm(kept))
+    state = rules.load(native, weights, own_rules(native), name=str(path))
     return fitted(teacher, state, config, dtype), view
 
 
@@ -117,12 +127,14 @@ def fresh(
     return module, view_of(teacher, pad=pad, **options)
 
 
-def _sized(teacher: Teacher, image_size: tuple[int, int], pad: bool) -> object:
+def _sized(teacher: Teacher, image_size: tuple[int, int], pad: bool, norm: bool = False) -> object:
+    if norm and not teacher.has_norm:
+        raise UserError(f"{teacher.name} has no final norm: only its maps can be had")
     if min(image_size) < teacher.config.patch:
         raise UserError(
             f"image_size {tuple(image_size)} is below one patch of teacher {teacher.name} ({teacher.config.patch})"
         )
-    return teacher.for_size(image_size, pad=pad)
+    return teacher.for_size(image_size, pad=pad, norm=norm)
 
 
 def view_of(teacher: Teacher, *, normalisation: str = "imagenet", pad: bool = True, crop: bool = False) -> View:
@@ -139,7 +151,12 @@ def abstract(teacher: Teacher, config: object, dtype=jnp.float32) -> nnx.Module:
 
 
 def fitted(teacher: Teacher, state: nnx.State, config: object, dtype=jnp.float32) -> nnx.Module:
-    """The module for `config` (see `Teacher.for_size`) from weights of the teacher's own size."""
+    """The module for `config` (see `Teacher.for_size`) from weights of the teacher's own size.
+
+    Their final norm is left out where `config` has none.
+    """
+    if not getattr(config, "norm", False):
+        state = nnx.State({part: value for part, value in state.items() if part != teacher.family.norm})
     state = teacher.family.fit(state, teacher.config, config)
     module = abstract(teacher, config, dtype)
     nnx.update(module, jax.tree.map(lambda x: jnp.asarray(x, dtype), state))

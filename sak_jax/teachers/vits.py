@@ -36,13 +36,14 @@ def fit(state: nnx.State, config: ViTConfig, new: ViTConfig) -> nnx.State:
     return nnx.from_flat_state(flat | {("position_embedding",): variable.replace(np.asarray(positions))})
 
 
-PLAIN = Family(create, fit)
+PLAIN = Family(create, fit, norm="norm")
 
 
 def config(size: str, patch: int, image: int, **options) -> ViTConfig:
-    """The config of one of the usual sizes."""
+    """The config of one of the usual sizes, with the final norm."""
     sizes = SIZES[size]
-    return ViTConfig(**sizes, patch=patch, taps=TAPS[sizes["depth"]], image_size=(image, image), **options)
+    taps = TAPS[sizes["depth"]]
+    return ViTConfig(**sizes, patch=patch, taps=taps, image_size=(image, image), **{"norm": True} | options)
 
 
 def _augreg() -> list[Teacher]:
@@ -131,7 +132,7 @@ def _dinov3() -> list[Teacher]:
             family=PLAIN,
             config=ViTConfig(
                 width, depth, heads, 16, TAPS[depth], (256, 256), eps=1e-5, registers=4, layer_scale=True, rotary=100.0,
-                **options,
+                norm=True, **options,
             ),
             source=f"facebook/dinov3-{file}-pretrain-lvd1689m",
             licence="DINOv3 License",
@@ -165,6 +166,7 @@ def _siglip() -> list[Teacher]:
                 image_size=(image, image),
                 class_token=False,
                 activation="gelu_tanh",
+                norm=True,
             ),
             source=source,
             licence="Apache-2.0",
@@ -205,7 +207,7 @@ def fit_radio(state: nnx.State, config: ViTConfig, new: ViTConfig) -> nnx.State:
 
 
 def _radio() -> list[Teacher]:
-    options = {"class_token": False, "registers": 8, "patch_bias": False}
+    options = {"class_token": False, "registers": 8, "patch_bias": False, "norm": False}
     models = {
         "radio_base": ("base", {}, "nvidia/RADIO-B", "NVIDIA Source Code License-NC"),
         "radio_large": ("large", {}, "nvidia/RADIO-L", "NVIDIA Source Code License-NC"),

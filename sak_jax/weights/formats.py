@@ -1,6 +1,7 @@
 """A foreign format: how to tell it, and its table of rules."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -20,7 +21,8 @@ class Format:
       prefixes: what may stand before the keys that `keys`, `table` and `drop` name. `drop` sees keys without the
         prefix (another tower's, say) with a slash before them.
       table: model config -> rules.
-      drop: regular expressions of keys the features do not need (final norm, heads, text towers).
+      drop: regular expressions of keys the features do not need (heads, text towers).
+      norm: the rules of the final norm, which files may lack (`read`).
       labels: model config -> values of the rules' fields, where these are not 0, 1, ..
     """
 
@@ -28,8 +30,19 @@ class Format:
     keys: tuple[str, ...]
     table: Callable[[object], Sequence[rules.Rule]]
     drop: tuple[str, ...] = ()
+    norm: tuple[rules.Rule, ...] = ()
     labels: Callable[[object], rules.Labels] = lambda config: {}
     prefixes: tuple[str, ...] = ("",)
+
+    def for_config(self, config: object) -> tuple[list[rules.Rule], list[str]]:
+        """The whole table for a config, and what to drop: the final norm is in one or the other (`config.norm`)."""
+        if getattr(config, "norm", False):
+            return [*self.table(config), *self.norm], list(self.drop)
+        return list(self.table(config)), [*self.drop, *(re.escape(key) for rule in self.norm for key in rule.sources)]
+
+    def has_norm(self, weights: Mapping[str, np.ndarray]) -> bool:
+        """Whether weights of this naming hold the final norm, or a part of it."""
+        return any(key in weights for rule in self.norm for key in rule.sources)
 
 
 def identify(
@@ -53,13 +66,10 @@ def identify(
     )
 
 
-def read(
-    model: nnx.Module, config: object, weights: Mapping[str, np.ndarray], formats: Sequence[Format], name: str
-) -> tuple[nnx.State, Format]:
-    """The model's state from weights in whichever of the formats they are; see `rules.load` for the errors."""
-    found, weights = identify(weights, formats, name)
-    table, labels = found.table(config), found.labels(config)
-    return rules.load(model, weights, table, drop=found.drop, labels=labels, name=name), found
+def load(model: nnx.Module, config: object, weights: Mapping[str, np.ndarray], naming: Format, name: str) -> nnx.State:
+    """The state of a model with `config` from what `identify` gave; see `rules.load` for the errors."""
+    table, drop = naming.for_config(config)
+    return rules.load(model, weights, table, drop=drop, labels=naming.labels(config), name=name)
 
 
 def own_rules(model: nnx.Module | nnx.State) -> list[rules.Rule]:

@@ -15,8 +15,11 @@ from sak_jax.weights import files, rules
 from sak_jax.weights.rules import Rule, Transform, join
 
 POSITIONS = "Transformer/posembed_input/pos_embedding"
-DROPPED = (r"Transformer/encoder_norm/(scale|bias)", r"(pre_logits|head)/(kernel|bias)")
-"""The final norm and the classifier, which the stem has not."""
+DROPPED = (r"(pre_logits|head)/(kernel|bias)",)
+"""The classifier."""
+
+NORM = (Rule("Transformer/encoder_norm/scale", "norm.scale"), Rule("Transformer/encoder_norm/bias", "norm.bias"))
+"""The final norm, which the stem has not."""
 
 
 def load_augreg(stem: ViT, weights: Mapping[str, np.ndarray], *, name: str = "the stem's weights") -> None:
@@ -37,7 +40,8 @@ def load_augreg(stem: ViT, weights: Mapping[str, np.ndarray], *, name: str = "th
     kept = [(path, leaf) for path, leaf in nnx.to_flat_state(nnx.state(stem)) if not str(path[-1]).startswith("lora_")]
     state = nnx.from_flat_state(kept)
     table = augreg_rules(stem.config)
-    loaded = rules.load(state, {**weights, POSITIONS: positions}, table, drop=DROPPED, name=name)
+    drop = (*DROPPED, *(rule.source for rule in NORM))
+    loaded = rules.load(state, {**weights, POSITIONS: positions}, table, drop=drop, name=name)
     nnx.update(stem, jax.tree.map(place_like, loaded, state))
 
 

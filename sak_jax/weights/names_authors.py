@@ -78,23 +78,29 @@ def dinov3_rules(config: ViTConfig) -> list[Rule]:
 
 
 AUGREG = Format(
-    "augreg .npz", (names_augreg.POSITIONS, "embedding/kernel"), names_augreg.augreg_rules, names_augreg.DROPPED
+    "augreg .npz",
+    (names_augreg.POSITIONS, "embedding/kernel"),
+    names_augreg.augreg_rules,
+    names_augreg.DROPPED,
+    names_augreg.NORM,
 )
 OPEN_CLIP = Format(
     "OpenCLIP",
     ("class_embedding", "conv1.weight", "ln_pre.weight"),
     open_clip_rules,
     (
-        r"ln_post\..*|proj",
+        "proj",
         r"/(transformer|token_embedding|ln_final)\..*",
         "/(positional_embedding|text_projection|logit_scale|logit_bias|attn_mask)",
     ),
+    norm=names_timm.norm_rules("ln_post", "norm"),
     prefixes=("visual.", "module.visual.", ""),
 )
-DINOV2 = Format("DINOv2", ("mask_token", "blocks.0.attn.qkv.bias"), dinov2_rules, (r"norm\..*", "mask_token"))
+DINOV2 = Format("DINOv2", ("mask_token", "blocks.0.attn.qkv.bias"), dinov2_rules, ("mask_token",), names_timm.NORM)
 DINOV3 = Format(
     "DINOv3",
     ("storage_tokens", "blocks.0.attn.qkv.weight"),
     dinov3_rules,
-    (r"(norm|cls_norm|local_cls_norm|rope_embed)\..*", "mask_token"),
+    (r"(cls_norm|local_cls_norm|rope_embed)\..*", "mask_token"),
+    names_timm.NORM,
 )

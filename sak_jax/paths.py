@@ -1,8 +1,10 @@
 """Paths, local or `gs://`, and writing files whole or not at all."""
 
+import contextlib
 import functools
 import importlib.util
 import os
+import tempfile
 
 from etils import epath
 
@@ -58,16 +60,65 @@ def _installed(name: str) -> bool:
         return False
 
 
+def cache_directory(name: str, *, writable: bool = True) -> epath.Path:
+    """`~/.cache/sak_jax/NAME`, or a temporary folder of this user's where there is no home or it can't be written.
+
+    Args:
+      name: of the cache.
+      writable: False takes a folder that is there although it can only be read.
+
+    Returns:
+      The folder; it need not exist yet.
+    """
+    home = os.environ.get("HOME", os.path.expanduser("~"))  # "~" stays without an entry in the user database
+    if os.path.isabs(home) and os.path.isdir(home):
+        folder = os.path.join(home, ".cache", "sak_jax", name)
+        nearest = folder
+        while not os.path.exists(nearest):
+            nearest = os.path.dirname(nearest)
+        readable = not writable and nearest == folder
+        if os.path.isdir(nearest) and (readable or os.access(nearest, os.W_OK | os.X_OK)):
+            return epath.Path(folder)
+    return epath.Path(_temporary_directory()) / name
+
+
+@functools.cache
+def _temporary_directory() -> str:
+    """A folder for this user's caches among the temporary ones."""
+    folder = os.path.join(tempfile.gettempdir(), f"sak_jax-{os.getuid()}")
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        if os.lstat(folder).st_uid == os.getuid() and os.path.isdir(folder) and not os.path.islink(folder):
+            return folder
+    except OSError:
+        pass
+    return tempfile.mkdtemp(prefix="sak_jax-")  # The name is taken, perhaps by somebody else.
+
+
 def write_bytes(file: epath.PathLike, content: bytes) -> None:
-    """Writes to a temporary name beside `file`, then renames over it; makes the folder where it is missing."""
+    """Writes a file whole or not at all: to a temporary name beside it, synced, then renamed over it.
+
+    The folder is made where it is missing.
+
+    Raises:
+      OSError: it cannot be written; what was there before is as it was.
+    """
     file = epath.Path(file)
     if is_remote(file):  # There are no folders, and an object appears whole.
         file.write_bytes(content)
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.parent / f".{file.name}.tmp"
-    temporary.write_bytes(content)
-    temporary.replace(file)
+    temporary = file.parent / f".{file.name}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())  # Else a power cut may leave the new name on an empty file.
+        os.replace(temporary, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def write_text(file: epath.PathLike, text: str) -> None:

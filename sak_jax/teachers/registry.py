@@ -1,5 +1,6 @@
 """The registry of teachers, and loading one for an image size."""
 
+import dataclasses
 import difflib
 import os
 
@@ -61,6 +62,8 @@ def load(
     pad: bool = True,
     crop: bool = False,
     norm: bool = False,
+    student_patch: int | None = None,
+    position_offset: float | None = None,
     seed: int = 0,
 ) -> tuple[nnx.Module, View]:
     """A frozen teacher for the student's images.
@@ -76,6 +79,10 @@ def load(
       pad: SAM gets images resized and padded to 1024 x 1024; False: as they are, with its positions resized.
       crop: leave the padded part of SAM's maps out.
       norm: keep the final norm, which maps do not go through but tokens may (`ViT.tokens`).
+      student_patch: resize the image so that the teacher's grid is that of a student with patches of this size; its
+        positions are for the resized image (DUNE).
+      position_offset: resize positions by DINOv2's rule, with this offset (0.1) and without antialias; None: by the
+        teacher's own rule, see `ViTConfig.position_offset`.
       seed: of random weights.
 
     Returns:
@@ -86,8 +93,10 @@ def load(
         and the teacher, or the file, has none.
     """
     teacher = get(name)
-    view = view_of(teacher, normalisation=normalisation, pad=pad, crop=crop)
-    config = _sized(teacher, image_size, pad, norm)
+    if position_offset is not None:
+        teacher = _with_offset(teacher, position_offset)
+    view = view_of(teacher, normalisation=normalisation, pad=pad, crop=crop, student_patch=student_patch)
+    config = _sized(teacher, view.on_grid(image_size), pad, norm)
     if random:
         graph, state = jax.jit(lambda: nnx.split(teacher.family.create(config, dtype, nnx.Rngs(seed))))()
         return nnx.merge(graph, jax.tree.map(lambda x: x.astype(dtype), state)), view
@@ -137,12 +146,29 @@ def _sized(teacher: Teacher, image_size: tuple[int, int], pad: bool, norm: bool 
     return teacher.for_size(image_size, pad=pad, norm=norm)
 
 
-def view_of(teacher: Teacher, *, normalisation: str = "imagenet", pad: bool = True, crop: bool = False) -> View:
+def _with_offset(teacher: Teacher, offset: float) -> Teacher:
+    if not hasattr(teacher.config, "position_offset"):
+        raise UserError(f"teachers.{teacher.name}.position_offset: only a plain vision transformer has that rule")
+    return dataclasses.replace(teacher, config=dataclasses.replace(teacher.config, position_offset=offset))
+
+
+def view_of(
+    teacher: Teacher,
+    *,
+    normalisation: str = "imagenet",
+    pad: bool = True,
+    crop: bool = False,
+    student_patch: int | None = None,
+) -> View:
     """The view of the student's images that a teacher wants; the options are `load`'s."""
     if normalisation not in ("imagenet", "native"):
         raise UserError(f"a teacher's normalisation is {normalisation!r}: it must be imagenet or native")
     mean, std = teacher.normalisation if normalisation == "native" else entry.IMAGENET
-    return View(mean, std, pad_to=teacher.pad_to if pad else None, crop=crop)
+    pad_to = teacher.pad_to if pad else None
+    if student_patch is not None and pad_to is not None:
+        raise UserError(f"teacher {teacher.name} pads its image: student_patch needs pad=False beside it")
+    patches = (teacher.config.patch, student_patch) if student_patch and student_patch != teacher.config.patch else None
+    return View(mean, std, patches=patches, pad_to=pad_to, crop=crop)
 
 
 def abstract(teacher: Teacher, config: object, dtype=jnp.float32) -> nnx.Module:

@@ -65,7 +65,8 @@ def test_students_that_were_never_published_go_in_and_out_too(projector, standar
 
 def test_a_file_as_the_training_code_writes_it(tmp_path):
     weights = formula_state(shapes("student_tiny_56"))
-    args = argparse.Namespace(image_size=56, enc_args={"depth": 12}, teachers=["a"])
+    args = argparse.Namespace(image_size=56, enc_args={"depth": 12}, teachers=["a"], lr_schedule=np.linspace(0, 1, 5))
+    args.mu_schedule = np.arange(3, dtype=np.float32)
     state = {f"module._orig_mod.{key}": torch.tensor(value) for key, value in weights.items()}
     torch.save({"model": state, "iter": 7, "args": args}, tmp_path / "dune.pth")
     read = files.read_weights(tmp_path / "dune.pth")

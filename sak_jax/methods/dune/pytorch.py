@@ -1,22 +1,53 @@
 """Students of DUNE and UNIC in the published PyTorch naming, both ways."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 
 from sak_jax.errors import UserError
 from sak_jax.methods.dune.projectors import CLASS, PATCHES
 from sak_jax.methods.dune.student import ENCODERS, Followed, Student, StudentConfig, encoder_config
-from sak_jax.weights import names_authors, names_timm, rules
-from sak_jax.weights.rules import LINEAR, Rule
+from sak_jax.weights import files, names_authors, names_timm, pickles, rules, signature
+from sak_jax.weights.rules import LINEAR, Rule, Transform
 
 PREFIXES = ("_orig_mod.", "module.")
 """What PyTorch's wrappers (compilation, data parallel) put before every name."""
 POSITIONS = "encoder.pos_embed"
+UNIC_STATISTICS = "teacher_ft_stats"
+"""Where UNIC's checkpoints keep the statistics, beside the state dict."""
+TEACHERS = {
+    "dino2reg_vitlarge_14": "dinov2_large_registers",
+    "mast3r_vitlarge_16": "mast3r_large",
+    "multihmr_vitlarge_14_672": "multihmr_large",
+}
+"""DUNE's teachers by their names in its checkpoints, and in the registry."""
+
+
+def read_checkpoint(path: epath.PathLike) -> dict[str, np.ndarray]:
+    """The weights of a published file, with UNIC's statistics as `teacher_ft_stats.{teacher}.{kind}.{mean|std}`.
+
+    Raises:
+      UserError: see `files.read_weights`.
+    """
+    path = epath.Path(path).expanduser()
+    weights = without_prefixes(files.read_weights(path))
+    if any(key.startswith("lp.heads.") for key in weights) and signature.kind(path) == "torch":
+        content = pickles.read(path)
+        weights |= pickles.arrays(dict(_flat(content.get(UNIC_STATISTICS, {}), UNIC_STATISTICS)), str(path))
+    return weights
+
+
+def _flat(tree: Mapping, prefix: str) -> Iterator[tuple[str, object]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}.{key}")
+        else:
+            yield f"{prefix}.{key}", value
 
 
 def without_prefixes(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -46,8 +77,22 @@ def load_pytorch_state(student: Student, weights: Mapping[str, np.ndarray], *, n
 
 
 def pytorch_state(student: Student) -> dict[str, np.ndarray]:
-    """The student's weights under the published names, as numpy arrays: the exact inverse of `load_pytorch_state`."""
-    return rules.export(nnx.state(student), table(student.config))
+    """The student's weights under the published names, as numpy arrays: the exact inverse of `load_pytorch_state`.
+
+    With a ladder or MLPs these are UNIC's names, and the statistics are apart (`unic_statistics`).
+    """
+    arrays = rules.export(nnx.state(student), table(student.config))
+    return {key: value for key, value in arrays.items() if not key.startswith(f"{UNIC_STATISTICS}.")}
+
+
+def unic_statistics(student: Student) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """The statistics as UNIC's checkpoints hold them beside the state dict; empty for a student of DUNE."""
+    nested: dict = {}
+    for key, value in rules.export(nnx.state(student), table(student.config)).items():
+        if key.startswith(f"{UNIC_STATISTICS}."):
+            _, teacher, kind, part = key.split(".")
+            nested.setdefault(teacher, {}).setdefault(kind, {})[part] = value
+    return nested
 
 
 def _place_like(array: np.ndarray, old: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
@@ -58,6 +103,15 @@ def table(config: StudentConfig) -> list[Rule]:
     """The published names of everything a student has."""
     encoder = [*names_authors.dinov2_rules(config.encoder), *names_timm.NORM]
     last = config.encoder.depth - 1 if config.projector == "ladder" else 0
+    statistics = "statistics.{teacher}.{kind}.{key}"
+    if config.projector == "transformer":
+        own = [Rule("teacher_norms.{teacher}.normalizers.{kind}.{key}", statistics)]
+    else:
+        theirs = f"{UNIC_STATISTICS}.{{teacher}}.{{kind}}.{{key}}"
+        own = [
+            Rule(theirs.replace("{kind}", kind), statistics.replace("{kind}", kind), _without_axes(axes))
+            for kind, axes in ((CLASS, 1), (PATCHES, 2))
+        ]
     head = "lp.heads.{teacher}.{kind}"
     ladder = "projectors.{teacher}.ladders.{kind}"
     return [
@@ -67,8 +121,13 @@ def table(config: StudentConfig) -> list[Rule]:
         *_linear("projectors.{teacher}.linear", "projectors.{teacher}.output"),
         *_mlp(f"{head}.{{rung}}", f"{ladder}.rungs"),
         *_mlp(f"{head}.{last}", f"{ladder}.last"),
-        Rule("teacher_norms.{teacher}.normalizers.{kind}.{key}", "statistics.{teacher}.{kind}.{key}"),
+        *own,
     ]
+
+
+def _without_axes(count: int) -> Transform:
+    """Their array has `count` more leading axes of length 1."""
+    return Transform(lambda x: x[(0,) * count], lambda x: (x[(None,) * count],))
 
 
 def _in_encoder(rule: Rule) -> Rule:
@@ -94,7 +153,7 @@ def _mlp(source: str, target: str) -> list[Rule]:
 def config_of(weights: Mapping[str, np.ndarray], *, name: str = "the weights") -> StudentConfig:
     """The student that published weights are of, read from their names and shapes.
 
-    UNIC keeps its statistics outside the state dict: such a student's features stay standardised.
+    UNIC keeps its statistics beside the state dict (`read_checkpoint`): without them features stay standardised.
 
     Raises:
       UserError: they are not of a student of DUNE or UNIC.
@@ -119,9 +178,7 @@ def config_of(weights: Mapping[str, np.ndarray], *, name: str = "the weights") -
     teachers = _followed(shapes)
     if not teachers:
         raise UserError(f"{name}: it has no projectors; give the whole student, not its encoder alone")
-    standardise = next(
-        (kind for part, kind in (("rotation", "phi_s"), ("std", "batch")) if _statistic(shapes, part)), "none"
-    )
+    standardise = _standardise(shapes)
     head = next((key.split(".")[:4] for key in shapes if key.startswith("lp.heads.")), None)
     if head is None:
         return StudentConfig(encoder, teachers, standardise=standardise)
@@ -133,8 +190,15 @@ def config_of(weights: Mapping[str, np.ndarray], *, name: str = "the weights") -
     return StudentConfig(encoder, teachers, standardise=standardise, **widths)
 
 
-def _statistic(shapes: Mapping[str, tuple[int, ...]], part: str) -> bool:
-    return any(key.startswith("teacher_norms.") and key.endswith(f".{part}") for key in shapes)
+def _standardise(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """DUNE's students predict features standardised by the batch, UNIC's by running statistics."""
+    known = {"std": "batch", "rotation": "phi_s"}
+    for key in shapes:
+        if key.startswith("teacher_norms.") and key.split(".")[-1] in known:
+            return known[key.split(".")[-1]]
+        if key.startswith(f"{UNIC_STATISTICS}."):
+            return "running"
+    return "none"
 
 
 def _followed(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Followed, ...]:

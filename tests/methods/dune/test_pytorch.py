@@ -8,9 +8,15 @@ import torch
 from flax import nnx
 
 from sak_jax.errors import UserError
-from sak_jax.methods.dune.pytorch import config_of, load_pytorch_state, pytorch_state, without_prefixes
+from sak_jax.methods.dune.pytorch import (
+    config_of,
+    load_pytorch_state,
+    pytorch_state,
+    read_checkpoint,
+    unic_statistics,
+    without_prefixes,
+)
 from sak_jax.methods.dune.student import Followed, Student, StudentConfig, encoder_config
-from sak_jax.weights import files
 from tests.methods.dune.cases import TYPES, shapes
 from tests.nn.filling import filled
 from tests.reference.formula_weights import formula_state
@@ -50,15 +56,29 @@ def test_what_is_read_from_the_shapes_of_a_published_student():
     assert (config.encoder.image_size, config.standardise) == ((224, 224), "none")
 
 
+def as_tensors(tree):
+    return jax.tree.map(lambda x: torch.tensor(np.array(x)), tree)
+
+
 @pytest.mark.parametrize("projector, standardise", [("mlp", "none"), ("ladder", "running"), ("transformer", "phi_s")])
-def test_students_that_were_never_published_go_in_and_out_too(projector, standardise):
+def test_students_that_were_never_published_go_in_and_out_too(projector, standardise, tmp_path):
     teachers = (Followed("a", 16, ("patch",)), Followed("b", 24))
     encoder = encoder_config("tiny", (28, 28))
     config = StudentConfig(encoder, teachers, projector=projector, hidden=32, last_hidden=48, standardise=standardise)
     model = filled(lambda: Student(config, rngs=nnx.Rngs(0)))
     weights = pytorch_state(model)
-    again = abstract(config_of(weights) if standardise != "running" else config)
+    if standardise == "running":
+        torch.save(
+            {"model": as_tensors(weights), "teacher_ft_stats": as_tensors(unic_statistics(model))}, tmp_path / "a.pth"
+        )
+        assert not any(key.startswith("teacher_") for key in weights)
+        weights = read_checkpoint(tmp_path / "a.pth")
+        assert weights["teacher_ft_stats.a.patch.mean"].shape == (1, 1, 16)
+        assert weights["teacher_ft_stats.b.cls.std"].shape == (1, 24)
+    again = abstract(config_of(weights))
     load_pytorch_state(again, weights)
+    assert again.config.standardise == standardise
+    jax.tree.map(np.testing.assert_array_equal, again.running_statistics(), model.running_statistics())
     found, wanted = (jax.jit(lambda m: m(jnp.ones((1, 28, 28, 3))))(m) for m in (again, model))
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
@@ -69,8 +89,9 @@ def test_a_file_as_the_training_code_writes_it(tmp_path):
     args.mu_schedule = np.arange(3, dtype=np.float32)
     state = {f"module._orig_mod.{key}": torch.tensor(value) for key, value in weights.items()}
     torch.save({"model": state, "iter": 7, "args": args}, tmp_path / "dune.pth")
-    read = files.read_weights(tmp_path / "dune.pth")
-    assert_same(without_prefixes(read), weights)
+    read = read_checkpoint(tmp_path / "dune.pth")
+    assert_same(read, weights)
+    assert_same(without_prefixes({f"module._orig_mod.{key}": value for key, value in weights.items()}), weights)
     model = abstract(config_of(read))
     load_pytorch_state(model, read)
     assert_same(pytorch_state(model), weights)

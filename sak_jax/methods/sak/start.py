@@ -160,7 +160,8 @@ def _stem(config: ConfigDict, target: StudentConfig) -> Weights:
         if not file.exists():
             raise UserError(
                 f"the stem initialisation {file} is missing: fetch it with python tools/convert_teacher.py "
-                f"stem_{config.model.stem}, or set --config.model.stem_init to another .npz file, or to '' for a random one"
+                f"stem_{config.model.stem}, or set --config.model.stem_init to another .npz file, or to '' for random "
+                "weights"
             )
         flat, grid = stems.read(file, target.stem)
     path = ("position_embedding",)

@@ -5,6 +5,8 @@ import json
 import logging
 import math
 import os
+import shlex
+import sys
 import time
 
 import jax
@@ -14,11 +16,13 @@ from ml_collections import ConfigDict
 
 from sak_jax import builders, paths
 from sak_jax import recipe as config_lib
+from sak_jax.data import transforms
 from sak_jax.engine import checkpoints
 from sak_jax.engine import mesh as sharding
-from sak_jax.engine.evaluate import Evaluator, table
+from sak_jax.engine.evaluate import Evaluator
 from sak_jax.engine.loop import Trained, train, validation_source
 from sak_jax.errors import UserError
+from sak_jax.report.table import table
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +89,28 @@ def run(config: ConfigDict, workdir: epath.Path, mode: str, started: float) -> N
     model = sharding.gather(trained.model)
     if sharding.is_main():
         paths.write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-        from sak_jax.report import figures
-
-        figures.write(workdir, evaluator, nnx.merge(trained.graph, model), scores, delta)
-        print(table(scores, config.baselines, delta, config.published))
+        write_report(config, workdir, evaluator, nnx.merge(trained.graph, model))
+        print(table(scores, config.baselines, delta, config.published, evaluator.directions))
         print(f"report: {workdir / 'report' / 'index.html'}")
+
+
+def write_report(config: ConfigDict, workdir: epath.Path, evaluator: Evaluator, student: nnx.Module) -> None:
+    """Writes `report/index.html`, `report/predictions.png` and what `tools/report.py` needs to write them again."""
+    from sak_jax.report import figures, gather, page, record
+
+    count = min(32, len(evaluator.source))
+    transform = transforms.evaluation_transform(tuple(config.image_size), evaluator.tasks)
+    # Evenly spaced over the set, the same scenes every time.
+    samples = [transform(evaluator.source[index * len(evaluator.source) // count], None) for index in range(count)]
+    forward = jax.jit(lambda student, images: student(images))
+    found = record.Run(name=workdir.name, command=shlex.join(sys.orig_argv), versions=record.versions())
+    found.versions["device"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    found.higher_is_better = evaluator.directions
+    found.experts = ["stem", *config_lib.selected_teachers(config)]
+    gather.gather(found, lambda images: forward(student, images), samples, evaluator.tasks)
+    record.save(workdir, found)
+    paths.write_bytes(workdir / "report" / "predictions.png", record.png(figures.montage(found.pictures[:4])))
+    page.write(workdir / "report" / "index.html", [record.collect(workdir)])
 
 
 def finished(config: ConfigDict, workdir: epath.Path) -> bool:

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -15,7 +14,6 @@ from sak_jax import data, metrics
 from sak_jax.data import pipeline, transforms
 from sak_jax.engine import mesh as sharding
 from sak_jax.engine.step import eval_step
-from sak_jax.metrics import higher_is_better
 from sak_jax.metrics.delta_m import delta_m
 from sak_jax.recipe import selected_tasks
 
@@ -79,6 +77,11 @@ class Evaluator:
             for name, value in metric.result(totals[task]).items()
         }
 
+    @property
+    def directions(self) -> dict[str, bool]:
+        """Whether the greater score is the better one, by the keys of the scores that tasks are compared by."""
+        return {f"{task}/{metric.name}": metric.higher_is_better for task, metric in self.metrics.items()}
+
     def score(self, scores: dict[str, float]) -> float | None:
         """What decides which checkpoint is the best: Delta_m, or without baselines the scores' signed sum.
 
@@ -111,45 +114,3 @@ def over_processes(value: np.ndarray) -> np.ndarray:
     # JAX carries no float64 by default, so its halves travel.
     halves = multihost_utils.process_allgather(np.ascontiguousarray(value).view(np.uint32))
     return np.asarray(halves).view(np.float64).sum(axis=0)
-
-
-def table(
-    scores: Mapping[str, float],
-    baselines: Mapping[str, float],
-    delta: float | None,
-    published: Mapping[str, float] | None = None,
-) -> str:
-    """The scores beside the single-task baselines and the published ones, as text.
-
-    Args:
-      scores: `{"semseg/mIoU": ..}`; NaN is shown as a dash.
-      baselines: single-task scores under the same keys; `change` is the relative change against them, positive where
-        the student is better.
-      delta: Delta_m in percent.
-      published: scores in print under the same keys, and `delta_m`.
-    """
-    published = published or {}
-    rows = [("metric", "student", "single-task", "change", "published")]
-    for key, value in scores.items():
-        change = ""
-        if baselines.get(key) and math.isfinite(value):
-            sign = 1 if higher_is_better(key.rpartition("/")[-1]) else -1
-            change = f"{sign * 100 * (value - baselines[key]) / baselines[key]:+.1f} %"
-        rows.append((key, number(value), number(baselines.get(key)), change, number(published.get(key))))
-    if delta is not None:
-        printed = published.get("delta_m")
-        rows.append(("Delta_m", "", "", f"{delta:+.2f} %", "" if printed is None else f"{printed:+.2f} %"))
-    used = [column for column in range(5) if column < 2 or any(row[column] for row in rows[1:])]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = ["  ".join(row[column].ljust(widths[column]) for column in used).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * widths[column] for column in used))
-    if delta is None:
-        lines.append("Delta_m needs a score and a single-task baseline (config.baselines) for every task")
-    return "\n".join(lines)
-
-
-def number(value: float | None) -> str:
-    """Four digits; a dash for what is not finite, nothing for what is not there."""
-    if value is None:
-        return ""
-    return f"{value:.4g}" if math.isfinite(value) else "-"

@@ -16,8 +16,9 @@ from flax import nnx
 from sak_jax import builders
 from sak_jax.data.rooms import layouts
 from sak_jax.engine import mesh as sharding
-from sak_jax.engine.evaluate import Evaluator, table
+from sak_jax.engine.evaluate import Evaluator
 from sak_jax.engine.loop import validation_source
+from sak_jax.report.table import table
 from tests import runs
 
 
@@ -89,22 +90,8 @@ def test_a_task_without_truth_has_no_score_and_no_delta(tmp_path):
     scores, evaluator = evaluate(recipe)
     assert np.isnan(scores["edge/odsF"])
     assert evaluator.delta_m(scores) is None and evaluator.score(scores) is None
-    assert "-" in table(scores, recipe.baselines, None).splitlines()[2].split()
-
-
-def test_table_shows_baselines_changes_and_what_is_in_print():
-    scores = {"semseg/mIoU": 55.0, "depth/RMSE": 0.45, "edge/odsF": 60.0, "edge/AP": 50.0}
-    baselines = {"semseg/mIoU": 50.0, "depth/RMSE": 0.5, "edge/odsF": 75.0}
-    published = {"semseg/mIoU": 59.93, "depth/RMSE": 0.4942, "edge/odsF": 78.6, "delta_m": 11.11}
-    lines = [line.split() for line in table(scores, baselines, 0.0, published).splitlines()]
-    assert lines[0] == ["metric", "student", "single-task", "change", "published"]
-    assert lines[2] == ["semseg/mIoU", "55", "50", "+10.0", "%", "59.93"]
-    assert lines[3] == ["depth/RMSE", "0.45", "0.5", "+10.0", "%", "0.4942"]  # Less is better.
-    assert lines[4] == ["edge/odsF", "60", "75", "-20.0", "%", "78.6"]
-    assert lines[5] == ["edge/AP", "50"]
-    assert lines[6] == ["Delta_m", "+0.00", "%", "+11.11", "%"]
-    assert "published" not in table(scores, baselines, 0.0)
-    assert "config.baselines" in table(scores, {}, None)
+    assert evaluator.directions == {"edge/odsF": True}
+    assert "-" in table(scores, recipe.baselines, None, {}, evaluator.directions).splitlines()[2].split()
 
 
 if __name__ == "__main__":

@@ -19,11 +19,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
     parser.add_argument("--output", required=True, metavar="FILE.html")
     options = parser.parse_args(argv)
+    from etils import epath
+
     from sak_jax.errors import UserError
     from sak_jax.report import page, record
 
     if not options.output.endswith((".html", ".htm")):
         raise UserError(f"--output={options.output}: the name must end in .html")
+    if epath.Path(options.output).is_dir():
+        raise UserError(f"--output={options.output} is a folder: name a file")
     runs = record.named_apart([(workdir, record.collect(workdir)) for workdir in options.workdirs])
     try:
         page.write(options.output, runs)

@@ -112,7 +112,9 @@ def data_uri(picture: Picture) -> str:
 
 def _palette(picture: Picture) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The colours and each pixel's index where there are at most 256 of them."""
-    packed = picture.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    packed: np.ndarray = picture.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    if len(np.unique(packed.ravel()[::97])) > 256:  # Sorting all pixels of a photograph would be most of the work.
+        return None, None
     colours, indices = np.unique(packed, return_inverse=True)
     if len(colours) > 256:
         return None, None

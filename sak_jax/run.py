@@ -6,6 +6,8 @@ import json
 import logging
 import math
 import os
+import shlex
+import sys
 import time
 from collections.abc import Mapping
 
@@ -199,13 +201,36 @@ def report(
             workdir / ("results.json" if training else "evaluation.json"), json.dumps(results, indent=2) + "\n"
         )
         if training:
-            from sak_jax.report import figures
-
-            student = nnx.merge(trained.graph, model)
-            figures.write(workdir, trained.evaluator.evaluation, selected, student, scores, delta, baselines, published)
+            write_report(config, workdir, trained, nnx.merge(trained.graph, model), selected, better)
             print(f"report: {workdir / 'report' / 'index.html'}")
     except OSError as error:
         raise UserError(
             f"the results cannot be written into {workdir} ({paths.reason(error, workdir)}); they are above, and the "
             "same command writes them once it can"
         ) from error
+
+
+def write_report(
+    config: ConfigDict,
+    workdir: epath.Path,
+    trained: loop.Trained,
+    student: nnx.Module,
+    selected: tuple[tasks.Task, ...],
+    better: Mapping[str, bool],
+) -> None:
+    """Writes `report/index.html`, `report/predictions.png` and what `tools/report.py` needs to write them again."""
+    from sak_jax.report import figures, gather, page, record
+
+    evaluation = trained.evaluator.evaluation
+    count = min(32, evaluation.images)
+    # Evenly spaced over the set, the same scenes every time.
+    samples = [evaluation.sample(index * evaluation.images // count) for index in range(count)]
+    forward = jax.jit(lambda student, images: student(images))
+    found = record.Run(name=workdir.name, command=shlex.join(sys.orig_argv), versions=record.versions())
+    found.versions["device"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    found.higher_is_better = dict(better)
+    found.experts = ["stem", *(name for name, row in recipe.ordered(config.teachers).items() if isinstance(row, dict))]
+    gather.gather(found, lambda images: forward(student, images), samples, selected)
+    record.save(workdir, found)
+    paths.write_bytes(workdir / "report" / "predictions.png", record.png(figures.montage(found.pictures[:4])))
+    page.write(workdir / "report" / "index.html", [record.collect(workdir)])

@@ -145,8 +145,7 @@ class Kind(abc.ABC):
 
     def loss_mean(self, sums: Mapping[str, Any]) -> Any:
         """The loss, a scalar, from such sums (JAX's or NumPy's): here sum / count. 0 where no pixel is valid."""
-        count = sums["count"]
-        return sums["sum"] / (count + (count == 0))
+        return sums["sum"] / at_least_one(sums["count"])
 
     # Labels
 
@@ -256,6 +255,16 @@ def register(kind: Kind) -> Kind:
 def masked_sums(values: Float[Array, "b h w"], valid: Shaped[Array, "b h w"]) -> dict[str, Array]:
     """`sum` of the valid pixels' values, and their `count`."""
     return {"sum": jnp.sum(jnp.where(valid, values, 0.0)), "count": jnp.sum(valid)}
+
+
+def as_float(count: Any) -> Any:
+    """A count that can be divided by: JAX's integers as float32, NumPy's float64 as it is."""
+    return count if count.dtype.kind == "f" else count.astype(np.float32)
+
+
+def at_least_one(count: Any) -> Any:
+    """A count as a divisor: 1 where it is 0, so that nothing over nothing is 0."""
+    return as_float(count + (count == 0).astype(count.dtype))
 
 
 def grey(values: Float[np.ndarray, "h w"]) -> Picture:

@@ -11,7 +11,7 @@ from scipy.special import expit
 
 from sak_jax.errors import UserError
 from sak_jax.tasks.classes import Classes, MeanIoU, negative_log_likelihood
-from sak_jax.tasks.kind import IGNORE, Picture, Task, grey, mark_ignored, masked_sums
+from sak_jax.tasks.kind import IGNORE, Picture, Task, as_float, at_least_one, grey, mark_ignored, masked_sums
 from sak_jax.tasks.metric import Metric
 
 THRESHOLDS = np.arange(1, 20, dtype=np.float32) / np.float32(20)  # 0.05, 0.10 .. 0.95
@@ -83,9 +83,8 @@ class Saliency(Classes):
     def loss_mean(self, sums: Mapping[str, Any]) -> Any:
         """Either class weighted by the other's share of all valid pixels, over their count (SAK's code)."""
         background, foreground = sums["background/count"], sums["foreground/count"]
-        count = background + foreground
-        count = count + (count == 0)
-        background_share, foreground_share = background / count, foreground / count
+        count = at_least_one(background + foreground)
+        background_share, foreground_share = as_float(background) / count, as_float(foreground) / count
         weighted = foreground_share * sums["background/sum"] + background_share * sums["foreground/sum"]
         return weighted / count
 

@@ -185,16 +185,16 @@ def _cache(folder: str) -> str:
 
 def _read_listing(shard: Shard, start: int, size: int) -> bytes:
     """A part of a shard's listing; one that lies on `gs://` is fetched whole when it is first needed."""
-    local = f"{_cache(shard.folder)}/{shard.listing}"
     beside = f"{_beside(shard.folder)}/{shard.listing}"
-    if is_remote(beside):
-        if _size(local) is None:
-            _write(local, epath.Path(beside).read_bytes())
-        return _read(local, start, size)
-    try:
-        return _read(beside, start, size)
-    except (FileNotFoundError, NotADirectoryError):
-        return _read(local, start, size)
+    if not is_remote(beside):
+        try:
+            return _read(beside, start, size)
+        except (FileNotFoundError, NotADirectoryError):
+            return _read(f"{_cache(shard.folder)}/{shard.listing}", start, size)
+    local = f"{_cache(shard.folder)}/{shard.listing}"
+    if _size(local) is None:
+        _write(local, epath.Path(beside).read_bytes())
+    return _read(local, start, size)
 
 
 def _writable(folder: str) -> bool:

@@ -95,9 +95,9 @@ def _imagenet(data: Mapping, split: str, tasks: Sequence[str], image_size: Size)
 
 
 def _shards(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    from sak_jax.data.sets.shards import Shards
+    from sak_jax.data.sets import shards
 
-    return Shards(_root(data), split, tasks, **_options(data, image_size))
+    return shards.create(split, tasks, image_size, root=str(_root(data)), **_options(data, image_size))
 
 
 _PREPARED = {"imagenet": ("imagenet", "imagenet2012")}

@@ -28,7 +28,7 @@ def read_weights(path: epath.PathLike, *, weights: str = "") -> dict[str, np.nda
     Raises:
       UserError: no such file, truncated, not a weight file, or a pickle that holds more than weights.
     """
-    path = epath.Path(path).expanduser()
+    path = paths.given(path)
     try:
         if not path.exists():
             raise UserError(f"{path}: no such file; give the path of a weight file")

@@ -22,6 +22,9 @@ TEACHERS: dict[str, Teacher] = {
     teacher.name: teacher for family in (vits, sam, swin, rooms) for teacher in family.TEACHERS
 }
 
+LARGEST = 1 << 14
+"""Pixels a side that a converted file may be for."""
+
 
 def get(name: str) -> Teacher:
     """The registry's entry; raises UserError for an unknown name."""
@@ -153,8 +156,10 @@ def state(
 def _size(text: str, path: epath.Path) -> tuple[int, int]:
     try:
         height, width = (int(side) for side in text.split(","))
-    except ValueError as error:
-        raise UserError(f"{path}: the image size in it is {text!r}; convert the teacher again") from error
+    except ValueError:
+        height = width = 0
+    if not (0 < height <= LARGEST and 0 < width <= LARGEST):
+        raise UserError(f"{path}: the image size in it is {text!r}; convert the teacher again")
     return height, width
 
 

@@ -1,9 +1,11 @@
 """Paths, local or `gs://`, and writing files whole or not at all."""
 
 import contextlib
+import errno
 import functools
 import importlib.util
 import os
+import shutil
 import tempfile
 
 from etils import epath
@@ -181,3 +183,25 @@ def write_bytes(file: epath.PathLike, content: bytes) -> None:
 def write_text(file: epath.PathLike, text: str) -> None:
     """As `write_bytes`, in UTF-8."""
     write_bytes(file, text.encode())
+
+
+def reason(error: BaseException, path: epath.PathLike) -> str:
+    """Why a file could not be written, in a few words: with the room that is left where the disk is full."""
+    causes, cause = [], error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(causes[0]).split())
+    if any(getattr(cause, "errno", None) == errno.ENOSPC or "No space left" in str(cause) for cause in causes):
+        return f"the disk is full: {_free(path)} MB are left"
+    return text[:200] or type(error).__name__
+
+
+def _free(path: epath.PathLike) -> str:
+    folder = epath.Path(path)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e6:.0f}"
+    except OSError:
+        return "few"

@@ -136,7 +136,9 @@ def _sizes(config) -> str:
 
 
 def _download(teacher: Teacher) -> epath.Path:
-    """The registry's file, by huggingface_hub's cache."""
+    """The registry's file, by huggingface_hub's cache; raises UserError where it lies elsewhere."""
+    if teacher.source.startswith("https://"):
+        raise UserError(f"{teacher.name} is not on the hub: fetch {teacher.source} and give it with --input=FILE")
     address = f"https://huggingface.co/{teacher.source}/resolve/main/{teacher.file}"
     remedy = f"fetch {address} and give it with --input=FILE"
     try:

@@ -21,6 +21,8 @@ from sak_jax.weights import files, states
 TEACHERS: dict[str, Teacher] = {
     teacher.name: teacher for family in (vits, sam, swin, rooms) for teacher in family.TEACHERS
 }
+PUBLISHED = frozenset(TEACHERS)
+"""The names of those that come with the package."""
 
 LARGEST = 1 << 14
 """Pixels a side that a converted file may be for."""
@@ -72,6 +74,8 @@ def load(
     pad: bool = True,
     crop: bool = False,
     norm: bool = False,
+    student_patch: int | None = None,
+    position_offset: float | None = None,
     seed: int = 0,
     place: Place | None = None,
 ) -> tuple[nnx.Module, View]:
@@ -88,6 +92,10 @@ def load(
       pad: SAM gets images resized and padded to 1024 x 1024; False: as they are, with its positions resized.
       crop: leave the padded part of SAM's maps out.
       norm: keep the final norm, which maps do not go through but tokens may (`ViT.tokens`).
+      student_patch: resize the image so that the teacher's grid is that of a student with patches of this size; its
+        positions are for the resized image (DUNE).
+      position_offset: resize positions by DINOv2's rule, with this offset (0.1) and without antialias; None: by the
+        teacher's own rule, see `ViTConfig.position_offset`.
       seed: of random weights.
       place: puts each array where it is to lie, e.g. on a mesh, straight from the file's; None: on JAX's default
         device.
@@ -99,12 +107,12 @@ def load(
       UserError: unknown name or option, or the weights are missing or not this model's; the final norm is asked for
         and the teacher, or the file, has none.
     """
-    teacher = get(name)
-    view = view_of(teacher, normalisation=normalisation, pad=pad, crop=crop)
-    config = _sized(teacher, image_size, pad, norm)
+    teacher = _with_offset(get(name), position_offset)
+    view = view_of(teacher, normalisation=normalisation, pad=pad, crop=crop, student_patch=student_patch)
+    size = view.on_grid(image_size)
     options = {"dtype": dtype, "directory": directory, "random": random, "pad": pad, "norm": norm, "seed": seed}
-    arrays = state(name, image_size, **options)
-    module = abstract(teacher, config, dtype)
+    arrays = state(name, size, position_offset=position_offset, **options)
+    module = abstract(teacher, _sized(teacher, size, pad, norm), dtype)
     place = place or (lambda path, array: jnp.asarray(array))
     nnx.update(module, states.like(arrays, {path: place(path, x) for path, x in states.flat(arrays).items()}))
     return module, view
@@ -119,14 +127,15 @@ def state(
     random: bool = False,
     pad: bool = True,
     norm: bool = False,
+    position_offset: float | None = None,
     seed: int = 0,
 ) -> nnx.State:
     """The weights that `load` gives a teacher, as numpy arrays of `dtype` that lie on no device yet.
 
     It has the paths and shapes of `abstract(teacher, teacher.for_size(image_size, pad=pad, norm=norm), dtype)`.
-    Arguments and errors are those of `load`.
+    Arguments and errors are those of `load`; the size is that of the teacher's images.
     """
-    teacher = get(name)
+    teacher = _with_offset(get(name), position_offset)
     config = _sized(teacher, image_size, pad, norm)
     if random:
         made = jax.jit(lambda: nnx.state(teacher.family.create(config, dtype, nnx.Rngs(seed))))()
@@ -188,12 +197,31 @@ def _sized(teacher: Teacher, image_size: tuple[int, int], pad: bool, norm: bool 
     return teacher.for_size(image_size, pad=pad, norm=norm)
 
 
-def view_of(teacher: Teacher, *, normalisation: str = "imagenet", pad: bool = True, crop: bool = False) -> View:
+def _with_offset(teacher: Teacher, offset: float | None) -> Teacher:
+    if offset is None:
+        return teacher
+    if not hasattr(teacher.config, "position_offset"):
+        raise UserError(f"teachers.{teacher.name}.position_offset: only a plain vision transformer has that rule")
+    return dataclasses.replace(teacher, config=dataclasses.replace(teacher.config, position_offset=offset))
+
+
+def view_of(
+    teacher: Teacher,
+    *,
+    normalisation: str = "imagenet",
+    pad: bool = True,
+    crop: bool = False,
+    student_patch: int | None = None,
+) -> View:
     """The view of the student's images that a teacher wants; the options are `load`'s."""
     if normalisation not in ("imagenet", "native"):
         raise UserError(f"a teacher's normalisation is {normalisation!r}: it must be imagenet or native")
     mean, std = teacher.normalisation if normalisation == "native" else entry.IMAGENET
-    return View(mean, std, pad_to=teacher.pad_to if pad else None, crop=crop)
+    pad_to = teacher.pad_to if pad else None
+    if student_patch is not None and pad_to is not None:
+        raise UserError(f"teacher {teacher.name} pads its image: student_patch needs pad=False beside it")
+    patches = (teacher.config.patch, student_patch) if student_patch and student_patch != teacher.config.patch else None
+    return View(mean, std, patches=patches, pad_to=pad_to, crop=crop)
 
 
 def abstract(teacher: Teacher, config: object, dtype=jnp.float32) -> nnx.Module:
@@ -227,3 +255,14 @@ def _cast(array: np.ndarray, dtype) -> np.ndarray:
 def _dtype(array, dtype):
     """`dtype` for floating arrays, their own for others."""
     return jnp.dtype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype
+
+
+def register(teacher: Teacher) -> None:
+    """Adds a teacher, from a recipe file say; one of its name that was registered before is replaced.
+
+    Raises:
+      UserError: the name belongs to a teacher of the package.
+    """
+    if teacher.name in PUBLISHED:
+        raise UserError(f"the teacher {teacher.name!r} comes with the package: give yours another name")
+    TEACHERS[teacher.name] = teacher

@@ -25,12 +25,19 @@ def create(config: ViTConfig, dtype, rngs: nnx.Rngs) -> ViT:
 
 
 def fit(state: nnx.State, config: ViTConfig, new: ViTConfig) -> nnx.State:
-    """Position embeddings resized bicubically with antialias (timm's rule for loading weights at another size)."""
+    """Position embeddings resized bicubically: with antialias (timm's rule for loading weights at another size), or
+    where the config has an offset as DINOv2's own code does.
+    """
     if "position_embedding" not in state or config.grid == new.grid:
         return state
     variable = state["position_embedding"]
     positions = resize.resize_positions(
-        variable.get_value(), config.grid, new.grid, prefix=int(config.class_token), antialias=True
+        variable.get_value(),
+        config.grid,
+        new.grid,
+        prefix=int(config.class_token),
+        antialias=not new.position_offset,
+        offset=new.position_offset,
     )
     flat = dict(nnx.to_flat_state(state))
     return nnx.from_flat_state(flat | {("position_embedding",): variable.replace(np.asarray(positions))})
@@ -229,4 +236,30 @@ def _radio() -> list[Teacher]:
     ]
 
 
-TEACHERS = [*_augreg(), *_dinov2(), *_dinov3(), *_clip(), *_siglip(), *_theia(), *_radio()]
+def _mast3r() -> Teacher:
+    """The encoder of MASt3R: CroCo's transformer with rotary positions, without class token."""
+    return Teacher(
+        name="mast3r_large",
+        family=PLAIN,
+        config=config("large", 16, 512, class_token=False, rotary=100.0, rotary_counts=True),
+        source="naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric",
+        licence="CC BY-NC-SA 4.0",
+        normalisation=HALF,
+        formats=(names_authors.MAST3R,),
+    )
+
+
+def _multihmr() -> Teacher:
+    """The encoder of Multi-HMR: DINOv2's transformer without registers, fine-tuned at 672 x 672."""
+    return Teacher(
+        name="multihmr_large",
+        family=PLAIN,
+        config=config("large", 14, 518, layer_scale=True, position_offset=0.1),
+        source="https://download.europe.naverlabs.com/ComputerVision/MultiHMR/multiHMR_672_L.pt",
+        licence="CC BY-NC-SA 4.0",
+        normalisation=IMAGENET,
+        formats=(names_authors.MULTIHMR,),
+    )
+
+
+TEACHERS = [*_augreg(), *_dinov2(), *_dinov3(), *_clip(), *_siglip(), *_theia(), *_radio(), _mast3r(), _multihmr()]

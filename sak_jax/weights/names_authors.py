@@ -1,4 +1,5 @@
-"""Weights in their authors' own naming: augreg's `.npz`, OpenCLIP, DINOv2 and DINOv3."""
+"""Weights in their authors' own naming: augreg's `.npz`, OpenCLIP, DINOv2 and DINOv3, MASt3R and
+Multi-HMR."""
 
 import numpy as np
 
@@ -76,6 +77,32 @@ def dinov3_rules(config) -> list[Rule]:
     ]
 
 
+def croco_rules(config: ViTConfig) -> list[Rule]:
+    """CroCo's encoder, as MASt3R has it."""
+    theirs = "enc_blocks.{i}.attn.qkv"
+    own = ("blocks.attention.qkv.kernel", "blocks.attention.qkv.bias")
+    return [
+        *names_timm.PATCH_RULES,
+        *(rule for rule in names_timm.block_rules("enc_blocks.{i}") if rule.target not in own),
+        Rule(f"{theirs}.weight", "blocks.attention.qkv.kernel", _rotation_order(config.heads, LINEAR)),
+        Rule(f"{theirs}.bias", "blocks.attention.qkv.bias", _rotation_order(config.heads, IDENTITY)),
+    ]
+
+
+def _rotation_order(heads: int, transform: Transform) -> Transform:
+    """Channels of queries and keys in the order of DINOv3's rotation.
+
+    CroCo keeps the channels that turn with rows before those that turn with columns, each in two halves that are
+    turned against each other; DINOv3 keeps the halves apart, each with rows before columns.
+    """
+
+    def swap(x: np.ndarray) -> np.ndarray:
+        parts = x.reshape(3, heads, 2, 2, -1, *x.shape[1:])
+        return np.concatenate([parts[:2].swapaxes(2, 3), parts[2:]]).reshape(x.shape)
+
+    return Transform(lambda x: transform.load(swap(x)), lambda x: tuple(swap(part) for part in transform.save(x)))
+
+
 AUGREG = Format(
     "augreg .npz",
     (names_augreg.POSITIONS, "embedding/kernel"),
@@ -104,3 +131,14 @@ DINOV3 = Format(
     (r"(cls_norm|local_cls_norm|rope_embed)\..*", "mask_token"),
     names_timm.NORM,
 )
+MAST3R = Format(
+    "MASt3R",
+    ("patch_embed.proj.weight", "enc_blocks.0.attn.qkv.weight"),
+    croco_rules,
+    (r"(decoder_embed|dec_blocks2?|dec_norm|downstream_head[12])\..*", "mask_token"),
+    names_timm.norm_rules("enc_norm", "norm"),
+)
+MULTIHMR = Format(
+    "Multi-HMR", ("cls_token", "blocks.0.ls1.gamma"), dinov2_rules, ("mask_token", "/.*"), names_timm.NORM,
+    prefixes=("backbone.encoder.",),
+)  # fmt: skip

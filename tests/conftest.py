@@ -8,6 +8,6 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettemp
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-# The shapes in the signatures of losses and metrics are checked at every call, in tests alone.
-METRICS = [f"sak_jax.metrics.{name}" for name in ("depth", "loss", "metric", "normals", "saliency", "segmentation")]
-jaxtyping.install_import_hook(["sak_jax.losses", *METRICS], "beartype.beartype")
+# The shapes in the signatures are checked at every call, in tests alone.
+CHECKED = ("tasks", "methods", "nn", "boundary")
+jaxtyping.install_import_hook([f"sak_jax.{room}" for room in CHECKED], "beartype.beartype")

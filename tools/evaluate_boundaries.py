@@ -7,10 +7,8 @@ Predictions are 8-bit grey `{id}.png`. The label of each is `{id}.png`, a bounda
 """
 
 import argparse
-import concurrent.futures
 import functools
 import json
-import os
 import struct
 import sys
 import time
@@ -22,7 +20,7 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from sak_jax import cli
+from sak_jax import cli, paths
 from sak_jax.boundary import score
 from sak_jax.errors import UserError
 
@@ -51,29 +49,36 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "outlines each curve first, as published scores on NYUD-v2 do; {id}.npy is a label map always",
     )
     parser.add_argument("--output", metavar="FILE.json", help="where the scores and the counts per threshold are put")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a processor)")
+    parser.add_argument("--force", action="store_true", help="overwrite an --output that exists")
+    parser.add_argument("--workers", type=int, help="processes (default: one for each processor it may use)")
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.max_distance <= 1:
         raise UserError(f"--max_distance={arguments.max_distance} is not a fraction of the diagonal; give 0.011 or so")
-    if arguments.workers < 1:
+    if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers={arguments.workers} must be 1 or more")
     return arguments
 
 
+def _by_name(flag: str, folder: str, endings: Sequence[str]) -> dict[str, epath.Path]:
+    """The folder's files of these endings, in capitals or not, by their names without; hidden ones are left out."""
+    path = epath.Path(folder).expanduser()
+    if not path.is_dir():
+        raise UserError(f"{flag}={folder} is not a folder; give the one that holds the {flag[2:]}")
+    files: dict[str, epath.Path] = {}
+    for file in sorted(path.iterdir()):
+        if file.suffix.lower() in endings and not file.name.startswith("."):
+            if file.stem in files:
+                raise UserError(f"{file} and {files[file.stem].name} are both of one image; remove one of them")
+            files[file.stem] = file
+    return files
+
+
 def _pair_up(predictions: str, labels: str) -> list[tuple[epath.Path, epath.Path]]:
     """(prediction, label) of every image, by name; a label without a prediction is reported and left out."""
-    for flag, folder in (("--predictions", predictions), ("--labels", labels)):
-        if not epath.Path(folder).is_dir():
-            raise UserError(f"{flag}={folder} is not a folder; give the one that holds the {flag[2:]}")
-    predicted = {path.stem: path for path in sorted(epath.Path(predictions).glob("*.png"))}
+    predicted = _by_name("--predictions", predictions, (".png",))
+    labelled = _by_name("--labels", labels, (".png", ".npy"))
     if not predicted:
         raise UserError(f"--predictions={predictions} holds no PNG file; it should hold one for each image")
-    labelled: dict[str, epath.Path] = {}
-    for path in sorted(epath.Path(labels).iterdir()):
-        if path.suffix in (".png", ".npy"):
-            if path.stem in labelled:
-                raise UserError(f"{path} and {labelled[path.stem].name} both label one image; remove one of them")
-            labelled[path.stem] = path
     missing = [path for name, path in predicted.items() if name not in labelled]
     if missing:
         more = f" ({len(missing) - 1} more lack one too)" if len(missing) > 1 else ""
@@ -91,7 +96,7 @@ def _read(path: epath.Path, kind: str) -> np.ndarray:
     """A two-dimensional array from a PNG or NPY file."""
     try:
         with path.open("rb") as file:
-            if path.suffix == ".npy":
+            if path.suffix.lower() == ".npy":
                 array = np.lib.format.read_array(file, allow_pickle=False)
             else:
                 with Image.open(file) as image:
@@ -116,57 +121,40 @@ def _evaluate_files(
         raise UserError(f"{prediction_path} is {sizes[0]} but its label {label_path} is {sizes[1]}; sizes must agree")
     if min(prediction.shape) < 2:
         raise UserError(f"{prediction_path} is less than 2 pixels high or wide; there is no boundary to score")
-    if label_path.suffix == ".npy":
+    if label_path.suffix.lower() == ".npy":
         thin_truth = score.boundary_of_labels(label)
     else:
         thin_truth = score.truth_of_boundary(label != 0, truth)
     return score.evaluate_image(prediction, thin_truth, max_distance, protocol)
 
 
-def _evaluate_all(pairs: list, evaluate, workers: int) -> tuple[np.ndarray, np.ndarray]:
-    """`counts` and `best` as `score.scores` takes them, over all images."""
-    counts = np.zeros((len(score.THRESHOLDS), len(score.COUNTS)), np.int64)
-    best = np.zeros(len(score.COUNTS), np.int64)
-    workers = min(workers, len(pairs))
-    with tqdm(total=len(pairs), unit="image", disable=None) as progress:
-
-        def add(image_counts):
-            nonlocal counts, best
-            counts += image_counts
-            best += score.best_counts(image_counts)
-            progress.update()
-
-        if workers == 1:
-            for pair in pairs:
-                add(evaluate(pair))
-            return counts, best
-        with score.worker_pool(workers) as pool:
-            pending = [pool.submit(evaluate, pair) for pair in pairs]
-            try:
-                for done in concurrent.futures.as_completed(pending):
-                    add(done.result())
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    return counts, best
+def _evaluate_all(pairs: list, evaluate, workers: int | None) -> dict[str, np.ndarray]:
+    """What `score.scores` takes, over all images."""
+    with score.WorkerPool(workers) as pool:
+        images = pool.map(evaluate, [(pair,) for pair in pairs])
+        return score.total(tqdm(images, total=len(pairs), unit="image", disable=None))
 
 
-def _write(path: epath.Path, content: dict) -> None:
-    temporary = path.parent / f".{path.name}.{os.getpid()}"
+def _checked_output(path: str, force: bool) -> epath.Path:
+    """`--output`, which can be written: found out before the scoring, which may take an hour."""
+    output = epath.Path(path).expanduser()
+    if output.is_dir() or not output.parent.is_dir():
+        raise UserError(f"--output={path} must be a file in a folder that exists")
+    if output.exists() and not force:
+        raise UserError(f"--output={path} is there already; give another name, or --force to overwrite it")
+    probe = output.parent / f".{output.name}.probe"
     try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        temporary.rename(path)
+        probe.write_text("")
+        probe.unlink()
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"--output={path} cannot be written ({error.strerror or error})") from error
+        raise UserError(f"--output={path} cannot be written ({error.strerror or error}); give another") from error
+    return output
 
 
 def run(argv: Sequence[str] | None = None) -> None:
     """Evaluates, prints the scores and writes `--output`; `UserError` for whatever the user can mend."""
     arguments = _arguments(argv)
-    output = epath.Path(arguments.output) if arguments.output else None
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        raise UserError(f"--output={output} must be a file in a folder that exists")
+    output = _checked_output(arguments.output, arguments.force) if arguments.output else None
     pairs = _pair_up(arguments.predictions, arguments.labels)
     settings = {
         "protocol": arguments.protocol,
@@ -174,24 +162,21 @@ def run(argv: Sequence[str] | None = None) -> None:
         "truth": arguments.truth,
     }
     start = time.monotonic()
-    counts, best = _evaluate_all(pairs, functools.partial(_evaluate_files, **settings), arguments.workers)
-    if not counts[0, 1]:
+    total = _evaluate_all(pairs, functools.partial(_evaluate_files, **settings), arguments.workers)
+    if not total["counts"][0, 1]:
         raise UserError(f"--labels={arguments.labels}: not one boundary pixel in {len(pairs)} labels; are they right?")
-    scores = score.scores(counts, best)
+    scores = score.scores(**total)
     line = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
     print(f"{line}  ({len(pairs)} images, {time.monotonic() - start:.1f} s)")
+    sys.stdout.flush()
     if output is not None:
-        _write(
-            output,
-            scores
-            | settings
-            | {
-                "images": len(pairs),
-                "thresholds": score.THRESHOLDS.tolist(),
-                "count_columns": score.COUNTS,
-                "counts": counts.tolist(),
-            },
-        )
+        content = scores | settings
+        content |= {"images": len(pairs), "thresholds": score.THRESHOLDS.tolist()}
+        content |= {"count_columns": score.COUNTS, "counts": total["counts"].tolist()}
+        try:
+            paths.write_text(output, json.dumps(content, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"--output={output} cannot be written ({error.strerror or error})") from error
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """From predictions and label maps to thin boundaries: suppression of non-maxima, thinning, and the truth.
 
 The boundary metric compares sets of one-pixel-wide curves; this module makes them. Matching and scoring are in
-`boundary_matching` and `boundary`. Everything is NumPy and SciPy on the host.
+`matching` and `score`. Everything is NumPy and SciPy on the host.
 """
 
 import dataclasses

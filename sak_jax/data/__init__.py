@@ -1,9 +1,11 @@
 """Tasks, transforms, the input pipeline, and one module a data set; `create_source` makes the one a config names."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from sak_jax.errors import UserError
+from sak_jax.keys import Key, Keys
 
 Size = tuple[int, int]
 
@@ -37,7 +39,18 @@ def create_source(data: Mapping, split: str, tasks: Sequence[str], image_size: S
     name = data.get("name", "")
     if name not in DATASETS:
         raise UserError(f"data.name={name!r} is unknown; the data sets are {', '.join(DATASETS)}")
-    return DATASETS[name](data, split, tuple(tasks), tuple(image_size))
+    return DATASETS[name].create(data, split, tuple(tasks), tuple(image_size))
+
+
+def keys(name: str) -> Keys:
+    """The keys of `config.data` that are a data set's own.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    if name not in DATASETS:
+        raise UserError(f"data.name={name!r} is unknown; the data sets are {', '.join(DATASETS)}")
+    return DATASETS[name].keys
 
 
 def _rooms(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
@@ -81,25 +94,87 @@ def _imagenet(data: Mapping, split: str, tasks: Sequence[str], image_size: Size)
     return _files_or_prepared(ImageNet, data, split, tasks, image_size)
 
 
+def _shards(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
+    from sak_jax.data.sets.shards import Shards
+
+    return Shards(_root(data), split, tasks, **_options(data, image_size))
+
+
+_PREPARED = {"imagenet": ("imagenet", "imagenet2012")}
+"""Names that TFDS knows a data set by, where not by our own."""
+_OLDEST = {"pascal_context": (2, 0, 0)}
+"""Versions before which labels were others."""
+
+
 def _files_or_prepared(dataset: type, data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    """ArrayRecord if `data.root` holds it, else the original files."""
-    from sak_jax.data.arrayrecord import Prepared, find_prepared
+    """ArrayRecord of this data set if `data.root` holds it, else the original files."""
+    from sak_jax.data import prepared
 
-    prepared = find_prepared(_root(data))
-    if prepared is not None:
-        return Prepared(prepared, split, tasks, **_options(data, image_size))
-    return dataset(_root(data), split, tasks, **_options(data, image_size))
+    root, name = _root(data), data["name"]
+    held = prepared.list_all(root)
+    asked = [found for found in held if found.name in _PREPARED.get(name, (name,))]
+    if not asked:
+        try:
+            return dataset(root, split, tasks, **_options(data, image_size))
+        except UserError as error:
+            others = f"; it holds {', '.join(map(str, held))} prepared, not {name}" if held else ""
+            raise UserError(f"{error}{others}") from error
+    newest = max(asked)
+    if newest.version < _OLDEST.get(name, ()):
+        raise UserError(f"{newest.directory}: is {newest}, whose labels were others: prepare the data again")
+    from sak_jax.data.arrayrecord import Prepared  # TFDS takes a second to import.
+
+    return Prepared(newest.directory, split, tasks, **_options(data, image_size))
 
 
-DATASETS: dict[str, Callable[[Mapping, str, Sequence[str], Size], Source]] = {
-    "rooms": _rooms,
-    "nyud": _nyud,
-    "pascal_context": _pascal_context,
-    "imagenet": _imagenet,
-    "camvid": _camvid,
-    "folder": _folder,
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """A data set that a recipe can name.
+
+    Attributes:
+      create: makes a split's source from `config.data`, the split, the labels wanted and the image size.
+      keys: those of `config.data` that it reads besides name, root, workers, on_error and resize.
+    """
+
+    create: Callable[[Mapping, str, Sequence[str], Size], Source]
+    keys: Keys = dataclasses.field(default_factory=dict)
+
+
+_ROOMS_KEYS = {
+    "train_length": Key(0, at_least=0),  # Scenes.
+    "val_length": Key(0, at_least=0),
+    "seed": Key(0, at_least=0, at_most=2**32 - 1),
+    "cache": Key(False, runtime=True),  # Keep what was rendered in memory.
 }
-"""A new data set is one module and one entry here; modules are imported when they are asked for."""
+_FOLDER_KEYS = {
+    "train": Key({}, open=True),  # Patterns of images and labels, see `sak_jax.data.sets.folder`.
+    "val": Key({}, open=True),
+    "encodings": Key({}, open=True),
+}
+
+DATASETS: dict[str, DataSet] = {
+    "rooms": DataSet(_rooms, _ROOMS_KEYS),
+    "nyud": DataSet(_nyud),
+    "pascal_context": DataSet(_pascal_context),
+    "imagenet": DataSet(_imagenet),
+    "shards": DataSet(_shards),
+    "camvid": DataSet(_camvid),
+    "folder": DataSet(_folder, _FOLDER_KEYS),
+}
+"""A new data set is one module and one entry here, or a call of `register`; modules are imported when asked for."""
+
+
+def register(
+    name: str, create: Callable[[Mapping, str, Sequence[str], Size], Source], keys: Keys | None = None
+) -> None:
+    """Makes a data set known under a name, so that a recipe can say `data.name = name`.
+
+    Args:
+      name: of the data set.
+      create: see `DataSet`.
+      keys: see `DataSet`.
+    """
+    DATASETS[name] = DataSet(create, keys or {})
 
 
 def _root(data: Mapping) -> str:

@@ -3,6 +3,8 @@
 Nothing is lost: `decode(encode(sample))` equals the sample bit for bit. Reading needs no TensorFlow.
 """
 
+import bisect
+import itertools
 import os
 from collections.abc import Sequence
 
@@ -12,25 +14,22 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from etils import epath
 
-from sak_jax.data import files
+from sak_jax.data import files, labels
 from sak_jax.data.source import FileSource, check_samples
 from sak_jax.errors import UserError
-from sak_jax.paths import check_remote
-
-_INFO = "dataset_info.json"
-_MAPS = ("semseg", "human_parts", "sal", "edge")
+from sak_jax.tasks import kind_of
 
 
 def features(tasks: Sequence[str], image_format: str) -> tfds.features.FeaturesDict:
     """The features of examples with the given labels; `image_format` is "png" or "jpeg"."""
     kinds = {"id": tfds.features.Text(), "image": tfds.features.Image(encoding_format=image_format)}
     for task in tasks:
-        if task == "depth":
-            raw = tfds.features.Encoding.BYTES
-            kinds[task] = tfds.features.Tensor(shape=(None, None), dtype=np.float32, encoding=raw)
+        kind = kind_of(task)
+        if kind.stored_channels:
+            kinds[task] = tfds.features.Image(shape=(None, None, kind.stored_channels), encoding_format="png")
         else:
-            channels = 1 if task in _MAPS else 4
-            kinds[task] = tfds.features.Image(shape=(None, None, channels), encoding_format="png")
+            shape, raw = (None, None, *kind.vector), tfds.features.Encoding.BYTES
+            kinds[task] = tfds.features.Tensor(shape=shape, dtype=kind.dtypes[0], encoding=raw)
     if "human_parts" in tasks:
         kinds["shows_people"] = tfds.features.Scalar(np.bool_)
     return tfds.features.FeaturesDict(kinds)
@@ -52,14 +51,8 @@ def encode(sample: dict[str, np.ndarray], image: bytes) -> dict[str, object]:
     for task, label in sample.items():
         if task in ("id", "image"):
             continue
-        if task == "depth":
-            example[task] = label
-        elif task == "normals":
-            valid = label.any(axis=-1)
-            colours = np.where(valid[..., None], np.rint((label + 1) * 127.5), 0).astype(np.uint8)
-            example[task] = _png(np.dstack([colours, np.where(valid, 255, 0).astype(np.uint8)]))
-        else:
-            example[task] = _png(np.rint(label * 255).astype(np.uint8) if task == "edge" else label)
+        stored = kind_of(task).to_stored(label)
+        example[task] = _png(stored) if kind_of(task).stored_channels else stored
     decoded = decode(example, tuple(key for key in sample if key not in ("id", "image")), sample["id"])
     for key, value in sample.items():
         if not np.array_equal(decoded[key], value):
@@ -80,29 +73,18 @@ def decode(example: dict[str, object], tasks: Sequence[str], name: str) -> dict[
         "image": files.decode_image(example["image"], name),
     }
     for task in tasks:
-        value = example[task]
-        if task == "depth":
-            sample[task] = value
-        elif task == "normals":
-            pixels = cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_UNCHANGED)
-            normals = files.decode_normals(cv2.cvtColor(pixels, cv2.COLOR_BGRA2BGR))  # Drops validity; slicing is slow.
-            normals[pixels[..., 3] == 0] = 0
-            sample[task] = normals
-        else:
-            label = files.decode_label(value, name)
-            sample[task] = label / np.float32(255) if task == "edge" else label
+        kind, stored = kind_of(task), example[task]
+        if kind.stored_channels == 1:
+            stored = labels.decode("levels", stored, name)
+        elif kind.stored_channels:
+            stored = files.decode_by_opencv(stored, cv2.IMREAD_UNCHANGED)
+            if stored is None or stored.dtype != np.uint8 or stored.shape[2:] != (kind.stored_channels,):
+                raise UserError(
+                    f"{name}: the labels of {task} are not a whole PNG file of {kind.stored_channels} channels: "
+                    "prepare the data again"
+                )
+        sample[task] = kind.from_stored(stored)
     return sample
-
-
-def find_prepared(root: os.PathLike | str) -> epath.Path | None:
-    """The newest folder with TFDS's metadata at, one or two levels below `root`; None if there is none."""
-    check_remote(root)
-    root = epath.Path(root).expanduser()
-    for pattern in (_INFO, f"*/{_INFO}", f"*/*/{_INFO}"):
-        found = sorted(root.glob(pattern)) if root.is_dir() else []
-        if found:
-            return found[-1].parent
-    return None
 
 
 class Prepared(FileSource):
@@ -128,7 +110,7 @@ class Prepared(FileSource):
         fit: tuple[int, int] | None = None,
     ):
         self._directory = directory
-        info = tfds.builder_from_directory(self._directory).info
+        info = _builder(directory).info
         self._split = "validation" if split == "val" and "val" not in info.splits else split
         if self._split not in info.splits:
             raise UserError(f"{directory}: has no split {split!r}; it has {', '.join(info.splits)}")
@@ -136,51 +118,62 @@ class Prepared(FileSource):
             raise UserError(
                 f"{directory}: is stored as {info.file_format.value}, not as array_record; prepare it again"
             )
-        missing = [task for task in tasks if task not in info.features]
+        missing = [task for task in (*tasks, "image") if task not in info.features]
         if missing:
             raise UserError(f"{directory}: has no labels for {missing[0]!r}; it has {', '.join(info.features)}")
         self._examples = None
         shards = info.splits[self._split]
-        self._shards = dict(zip(shards.filepaths, shards.shard_lengths, strict=True))
+        self._shards = [os.fspath(path) for path in shards.filepaths]
+        self._lengths = list(shards.shard_lengths)
+        self._ends = list(itertools.accumulate(self._lengths))
         self._encoded = [name for name, kind in info.features.items() if isinstance(kind, tfds.features.Image)]
-        super().__init__(f"{directory} {split}", range(sum(self._shards.values())), tasks, on_error, fit)
-        damaged = check_samples(list(self._shards), self._check_shard)
-        self._drop({record: damaged[path] for record in self.ids if (path := self._shard_of(record)) in damaged})
+        super().__init__(f"{directory} {split}", range(sum(self._lengths)), tasks, on_error, fit)
+        damaged = check_samples(range(len(self._shards)), self._check_shard)
+        self._drop({record: damaged[shard] for shard in damaged for record in self._records(shard)})
         if self.tasks == ("human_parts",):
             self.ids = [record for record in self.ids if self._read(record)["shows_people"]]
 
-    def _check_shard(self, path: epath.Path) -> str | None:
-        if not path.is_file():
+    def _records(self, shard: int) -> range:
+        return range(self._ends[shard] - self._lengths[shard], self._ends[shard])
+
+    def _check_shard(self, shard: int) -> str | None:
+        path, length = self._shards[shard], self._lengths[shard]
+        if not epath.Path(path).is_file():
             return f"{path} is missing"
         try:
-            found = array_record_module.ArrayRecordReader(os.fspath(path)).num_records()
+            found = array_record_module.ArrayRecordReader(path).num_records()
         except (RuntimeError, ValueError, OSError) as error:
             return f"{path}: is not a whole ArrayRecord file ({str(error).splitlines()[0]})"
-        return None if found == self._shards[path] else f"{path}: holds {found} samples instead of {self._shards[path]}"
+        return None if found == length else f"{path}: holds {found} samples instead of {length}"
 
-    def _shard_of(self, record: int) -> epath.Path:
-        end = 0
-        for path, length in self._shards.items():
-            end += length
-            if record < end:
-                return path
-        raise IndexError(record)
+    def name_of(self, record: int) -> str:
+        """Shard and number of a record, for messages."""
+        return f"{self._shards[bisect.bisect_right(self._ends, record)]}, record {record}"
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_examples": None}
 
     def _read(self, record: int) -> dict[str, object]:
-        if self._examples is None:
-            # Pictures stay encoded: `decode` treats them as the files they were, with the same result.
-            decoders = {name: tfds.decode.SkipDecoding() for name in self._encoded}
-            builder = tfds.builder_from_directory(self._directory)
-            self._examples = builder.as_data_source(split=self._split, decoders=decoders)
         try:
+            if self._examples is None:
+                # Pictures stay encoded: `decode` treats them as the files they were, with the same result.
+                decoders = {name: tfds.decode.SkipDecoding() for name in self._encoded}
+                self._examples = _builder(self._directory).as_data_source(split=self._split, decoders=decoders)
             return self._examples[record]
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # Readers of records, protocol buffers and arrays stumble in their own ways.
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{self._shard_of(record)}: record {record} cannot be read ({reason})") from error
+            raise UserError(f"{self.name_of(record)}: cannot be read ({reason})") from error
 
     def _load(self, index: int) -> dict[str, object]:
         record = self.ids[index]
-        return decode(self._read(record), self.tasks, f"{self._shard_of(record)}, record {record}")
+        return decode(self._read(record), self.tasks, self.name_of(record))
+
+
+def _builder(directory: os.PathLike | str) -> tfds.core.DatasetBuilder:
+    try:
+        return tfds.builder_from_directory(directory)
+    except Exception as error:  # TFDS raises whatever damaged metadata make it stumble over.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{directory}: its metadata cannot be read ({reason}); prepare it again") from error

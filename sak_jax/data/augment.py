@@ -4,7 +4,7 @@ import math
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Int, Shaped, UInt8
+from jaxtyping import Float32, Int, UInt8
 from PIL import Image
 
 from sak_jax import normalisation
@@ -24,17 +24,6 @@ def nearest_indices(length: int, scaled: int) -> Int[np.ndarray, " scaled"]:
     """The source index of each target pixel along one axis; matches `cv2.resize` with INTER_NEAREST."""
     step = 1 / (scaled / length)
     return np.minimum(np.floor(np.arange(scaled) * step).astype(np.intp), length - 1)
-
-
-def gather(
-    label: Shaped[np.ndarray, "h w *channels"], rows: Int[np.ndarray, " i"], columns: Int[np.ndarray, " j"]
-) -> Shaped[np.ndarray, "i j *channels"]:
-    """A new array of the given rows and columns: nearest scaling, cropping and flipping in one."""
-    if label.ndim == 3 and label.dtype == np.float32:  # Twice as fast; one channel is faster by `take`.
-        places = np.empty((len(rows), len(columns), 2), np.int16)
-        places[..., 0], places[..., 1] = columns, rows[:, None]
-        return cv2.remap(label, places, None, cv2.INTER_NEAREST)
-    return label.take(rows, axis=0).take(columns, axis=1)
 
 
 def resize_bilinear(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> Float32[np.ndarray, "i j 3"]:
@@ -137,20 +126,6 @@ def normalise(
     result *= np.tile(_FACTOR, image.shape[1])
     result += np.tile(_OFFSET, image.shape[1])
     return result.reshape(image.shape)
-
-
-def ignore_regions(label: np.ndarray, kind: str) -> np.ndarray:
-    """Sets to 255, in place, what is to be ignored: zero normals, zero depth, human parts that show no part at all."""
-    if kind == "normals":
-        zero = label == 0
-        if zero.any():
-            invalid = cv2.inRange(zero.view(np.uint8), (1, 1, 1), (1, 1, 1))
-            cv2.copyTo(np.full_like(label, IGNORE), invalid, label)  # Five times as fast as assignment by index.
-    elif kind == "depth":
-        label[label == 0] = IGNORE
-    elif kind == "human_parts" and not ((label != 0) & (label != IGNORE)).any():
-        label[...] = IGNORE
-    return label
 
 
 def pad(array: np.ndarray, size: tuple[int, int], value: float) -> np.ndarray:

@@ -1,32 +1,44 @@
-"""Reading one file into an array; every failure is a UserError that names the file.
+"""Reading one photograph into an array; every failure is a UserError that names the file.
 
 Paths may be local or `gs://` (etils.epath). Pixels are those that PIL gives; OpenCV decodes where it gives the same,
-faster.
+faster. Labels are read by `labels`.
 """
 
+import functools
 import io
 import os
+import struct
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-import scipy.io
 from etils import epath
-from jaxtyping import Float32, Shaped, UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image
 
+from sak_jax.data import arrays
 from sak_jax.errors import UserError
+from sak_jax.paths import is_remote
 
-_NORMALS = (2 * np.arange(256, dtype=np.float32) / np.float32(255) - 1)[None]
+MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
+"""Larger images are refused, as Pillow does: mostly a damaged header."""
+
 _JPEG_END, _PNG_END = b"\xff\xd9", b"IEND"
+_HEAD = 1 << 18
+"""Bytes at the start of a file that hold its size and orientation."""
+_TO_8_BITS = np.rint(np.arange(65536) / 257).astype(np.uint8)
+_12_BITS = 4095
 
 
 def read_bytes(path: os.PathLike | str) -> bytes:
     """The content of a file. Raises UserError if it cannot be read."""
     try:
         # epath adds nothing for local files, and costs more than the reading of a small one.
-        return epath.Path(path).read_bytes() if "://" in str(path) else _local_bytes(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        return epath.Path(path).read_bytes() if is_remote(path) else _local_bytes(path)
+    except (OSError, ValueError) as error:  # ValueError: a null character in a path
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _local_bytes(path: os.PathLike | str) -> bytes:
@@ -34,99 +46,206 @@ def _local_bytes(path: os.PathLike | str) -> bytes:
         return file.read()
 
 
-def decode_image(content: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """RGB of a PNG or JPEG file, without turning it by its EXIF orientation. `name` is for the error."""
-    image = None
-    # OpenCV fills what is missing of a truncated JPEG with grey: leave files without an end to PIL, which complains.
-    if content[-1024:].rfind(_JPEG_END) >= 0 or _PNG_END in content[-64:]:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is not None:
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
-    return np.array(_open(content, name, "RGB"))
+@functools.cache
+def endings() -> frozenset[str]:
+    """Endings, in lower case, of the images that Pillow reads (without those that it only recognises)."""
+    stubs = ("BUFR", "GRIB", "HDF5", "MPEG", "PDF", "EPS", "WMF")
+    known = Image.registered_extensions()
+    return frozenset(ending for ending, kind in known.items() if kind in Image.OPEN and kind not in stubs)
 
 
-def decode_label(content: bytes, name: str) -> UInt8[np.ndarray, "h w"]:
-    """The values of a one-channel PNG; of a palette PNG the indices. `name` is for the error."""
-    label = decode_integers(content, name)
-    if label.dtype != np.uint8:
-        if label.max() > 255 or label.min() < 0:
-            raise UserError(f"{name}: label {label.max()} does not fit 0..255")
-        label = label.astype(np.uint8)
-    return label
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name: of an ending that Pillow reads, and not hidden."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in endings()
 
 
-def decode_integers(content: bytes, name: str) -> Shaped[np.ndarray, "h w"]:
-    """The values of a one-channel PNG of any depth. `name` is for the error."""
-    label = np.array(_open(content, name, None))
-    if label.ndim != 2:
-        raise UserError(f"{name}: a label map must have one channel, this has the shape {label.shape}")
-    return label.astype(np.uint8) if label.dtype == bool else label
+class Header(NamedTuple):
+    """What the first bytes of a PNG or JPEG file say.
+
+    Attributes:
+      kind: "PNG" or "JPEG".
+      height: in pixels.
+      width: in pixels.
+      bits: of a sample.
+      layout: the colour type of a PNG file, the number of components of a JPEG file.
+    """
+
+    kind: str
+    height: int
+    width: int
+    bits: int
+    layout: int
 
 
-def decode_normals(colours: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 3"]:
-    """Colour / 255 * 2 - 1, in float32."""
-    return cv2.LUT(colours, _NORMALS)
+def header(content: bytes) -> Header | None:
+    """The header of a PNG or JPEG file; None of any other, and where it is damaged."""
+    if content[:8] == b"\x89PNG\r\n\x1a\n" and content[12:16] == b"IHDR" and len(content) >= 26:
+        width, height, bits, layout = struct.unpack(">IIBB", content[16:26])
+        return Header("PNG", height, width, bits, layout)
+    for marker, start, _ in _jpeg_segments(content):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and start + 6 <= len(content):
+            bits, height, width, components = struct.unpack(">BHHB", content[start : start + 6])
+            return Header("JPEG", height, width, bits, components)
+    return None
 
 
-def check_range(label: UInt8[np.ndarray, "h w"], classes: int, name: str) -> UInt8[np.ndarray, "h w"]:
-    """`label` itself. Raises UserError if it holds anything but 0 .. classes - 1 and 255."""
-    counts = cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()
-    unknown = np.flatnonzero(counts[classes:255]) + classes
-    if unknown.size:
+def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, and start and end of what it holds, of the segments before the pixels of a JPEG file."""
+    position = 2 if content[:3] == b"\xff\xd8\xff" else len(content)
+    while position + 4 <= len(content) and content[position] == 0xFF:
+        marker = content[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        end = position + 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+        yield marker, position + 4, end
+        position = end
+
+
+def decode_image(content: bytes, name: str, upright: bool = False) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB of an image file; 16-bit levels are scaled to 0..255.
+
+    Args:
+      content: of the file.
+      name: for errors.
+      upright: turn it by its EXIF orientation, as viewers do.
+    """
+    image = _decode(content, name)
+    return turn(image, orientation(content)) if upright else image
+
+
+def _decode(content: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    first = header(content)
+    if first is not None:
+        check_pixels(first.height, first.width, name)
+        # OpenCV fills what is missing of a truncated JPEG with grey: leave files without an end to PIL.
+        whole = content[-1024:].rfind(_JPEG_END) >= 0 or _PNG_END in content[-64:]
+        cmyk = first.kind == "JPEG" and first.layout == 4  # PIL's colours of these differ from OpenCV's.
+        if whole and not cmyk and first.bits <= 8:
+            image = decode_by_opencv(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+            if image is not None:
+                return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    image = open_image(content, name)
+    if first is not None and first.bits == 16 or image.mode.startswith("I") or _tiff_bits(image) == 16:
+        return _from_16_bits(content, name)
+    if image.mode == "F":
+        raise UserError(f"{name}: is an image of floating point numbers: save it with 8 bits a channel")
+    return np.array(image.convert("RGB"))
+
+
+def _from_16_bits(content: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    levels = decode_by_opencv(content, cv2.IMREAD_UNCHANGED)
+    if levels is None or levels.dtype != np.uint16:
+        raise UserError(f"{name}: holds neither 8 nor 16 bits a channel: save it with 8")
+    if 0 < levels.max() <= _12_BITS:
         raise UserError(
-            f"{name}: label {unknown[0]} is unknown, there are the classes 0..{classes - 1} and 255 for void"
+            f"{name}: has 16 bits a channel and no level above {levels.max()} of 65535, it would be black: "
+            "save it with 8 bits, scaled to 0..255"
         )
-    return label
+    image = _TO_8_BITS[levels]
+    if image.ndim == 2:
+        return np.repeat(image[..., None], 3, axis=2)
+    return np.ascontiguousarray(image[..., 2::-1])
 
 
-def _open(content: bytes, name: str, mode: str | None) -> Image.Image:
+def decode_by_opencv(content: bytes, flags: int) -> np.ndarray | None:
+    """What OpenCV makes of a picture; None if it can't."""
     try:
-        image = Image.open(io.BytesIO(content))
-        image.load()
-        return image.convert(mode) if mode else image
-    except (OSError, SyntaxError, ValueError) as error:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:
+        return None
+
+
+def _tiff_bits(image: Image.Image) -> int:
+    bits = getattr(image, "tag_v2", {}).get(258, (8,))
+    return max(bits) if isinstance(bits, tuple) else bits
+
+
+def orientation(content: bytes) -> int:
+    """EXIF's number for how an image file lies, 1..8; 1 is upright. (Pillow turns TIFF by itself.)"""
+    kind, exif = header(content), b""
+    try:
+        if kind is None:
+            with Image.open(io.BytesIO(content)) as image:
+                return _known(1 if image.format == "TIFF" else image.getexif().get(0x0112))
+        if kind.kind == "PNG" and (start := content.find(b"eXIf", 0, _HEAD)) >= 0:
+            exif = content[start + 4 : start + 4 + int.from_bytes(content[start - 4 : start], "big")]
+        elif kind.kind == "JPEG":
+            segments = (content[start:end] for marker, start, end in _jpeg_segments(content) if marker == 0xE1)
+            exif = next((segment for segment in segments if segment.startswith(b"Exif")), b"")
+        if not exif:
+            return 1
+        tags = Image.Exif()
+        tags.load(exif)
+        return _known(tags.get(0x0112))
+    except Exception:  # Damaged EXIF says nothing, to viewers as to us; PIL raises whatever it stumbles over.
+        return 1
+
+
+def _known(number: object) -> int:
+    return number if number in range(1, 9) else 1
+
+
+def turn(image: Shaped[np.ndarray, "h w *channels"], number: int) -> Shaped[np.ndarray, "i j *channels"]:
+    """An image of EXIF orientation `number`, upright."""
+    if number == 1:
+        return image
+    image = image if number <= 4 else image.swapaxes(0, 1)
+    rows, columns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}[number]
+    return np.ascontiguousarray(image[::rows, ::columns])
+
+
+def open_image(content: bytes, name: str) -> Image.Image:
+    """The loaded image of a file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of large images: the limit is MAX_PIXELS.
+            image = Image.open(io.BytesIO(content))
+            image.load()
+            return image
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name}: claims more than {MAX_PIXELS} pixels; its header is damaged, or scale it") from error
+    except Exception as error:  # PIL's plugins raise whatever the damage makes them stumble over.
         raise UserError(
-            f"{name}: is not a whole PNG or JPEG file ({error}): replace it, or data.on_error=skip"
+            f"{name}: is not a whole PNG or JPEG file ({_reason(error, content)}): replace it, or data.on_error=skip"
         ) from error
 
 
-def decode_array(content: bytes, name: str) -> Shaped[np.ndarray, "..."]:
-    """The array of a `.npy` file. `name` is for the error."""
+def _reason(error: Exception, content: bytes) -> str:
+    known = arrays.what_it_is(content)
+    if known:
+        return f"it is {known}"
+    if isinstance(error, Image.UnidentifiedImageError):  # It names a buffer.
+        return "it is none that Pillow knows"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def check_pixels(height: int, width: int, name: str) -> None:
+    """Raises UserError for an image of no pixels, or of more than `MAX_PIXELS`."""
+    if not 0 < height * width <= MAX_PIXELS:
+        raise UserError(
+            f"{name}: claims {height} x {width} pixels; its header is damaged: replace it, or data.on_error=skip"
+        )
+
+
+def image_size(path: os.PathLike | str, upright: bool = False) -> tuple[int, int]:
+    """Height and width from the header of an image file; `upright` as in `decode_image`."""
+    start = b""
     try:
-        return np.load(io.BytesIO(content), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{name}: is not a whole .npy file ({error}): replace it, or data.on_error=skip") from error
-
-
-def decode_depth(content: bytes, name: str) -> Float32[np.ndarray, "h w"]:
-    """Metres from a `.npy` file; 0 where there is no measurement. `name` is for the error."""
-    depth = np.squeeze(decode_array(content, name)).astype(np.float32)
-    if depth.ndim != 2:
-        raise UserError(f"{name}: depth must be one map, this has the shape {depth.shape}")
-    if not np.isfinite(depth).all() or depth.min() < 0:
-        raise UserError(f"{name}: holds depths that are negative or not finite; 0 marks a missing one")
-    return depth
-
-
-def decode_mat(content: bytes, name: str, variable: str) -> np.ndarray:
-    """One variable of a MATLAB file (version 5). `name` is for the error."""
-    try:
-        return scipy.io.loadmat(io.BytesIO(content), variable_names=[variable])[variable]
-    except KeyError as error:
-        raise UserError(f"{name}: has no variable {variable!r}") from error
-    except Exception as error:  # scipy's reader raises whatever the damage makes it stumble over
-        raise UserError(f"{name}: is not a whole .mat file ({error}): replace it, or data.on_error=skip") from error
-
-
-def image_size(path: os.PathLike | str) -> tuple[int, int]:
-    """Height and width from the header of an image file; `.npy` too."""
-    try:
-        if str(path).endswith(".npy"):
-            with epath.Path(path).open("rb") as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                return tuple(size for size in read(file)[0] if size != 1)[:2]
-        with epath.Path(path).open("rb") as file, Image.open(file) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: its header cannot be read ({error})") from error
+        with warnings.catch_warnings(), epath.Path(path).open("rb") as file:
+            warnings.simplefilter("ignore")  # Of large images: the limit is MAX_PIXELS.
+            start = file.read(_HEAD)
+            first = header(start)
+            if first is None:
+                file.seek(0)
+                with Image.open(file) as image:
+                    number = image.getexif().get(0x0112) if upright and image.format != "TIFF" else 1
+                    size = image.height, image.width
+            else:
+                number, size = orientation(start) if upright else 1, (first.height, first.width)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: claims more than {MAX_PIXELS} pixels; its header is damaged, or scale it") from error
+    except Exception as error:  # PIL's plugins raise whatever the damage makes them stumble over.
+        raise UserError(f"{path}: its header cannot be read ({_reason(error, start)})") from error
+    check_pixels(*size, str(path))
+    return size[::-1] if _known(number) >= 5 else size

@@ -5,16 +5,14 @@ prefetching or the number of hosts. The state of an iterator is therefore the nu
 """
 
 import functools
-import os
-import signal
 from collections.abc import Iterator
 
-import cv2
 import grain
 import numpy as np
 from absl import flags
 
 from sak_jax.data import Source
+from sak_jax.data import workers as worker_processes
 from sak_jax.data.transforms import Transform
 from sak_jax.errors import UserError
 
@@ -31,10 +29,11 @@ class Batches(grain.DatasetIterator):
         self._dataset = dataset
         self._workers = workers
         if prefetch is None:
-            prefetch = 2 if workers > 0 else min(os.cpu_count() or 1, 8)
+            prefetch = 2 if workers > 0 else min(worker_processes.cpus(), 8)
         self._prefetch = prefetch
         self._next_batch = 0
         self._batches: Iterator | None = None
+        self._memory = worker_processes.SharedMemory() if workers > 0 else None
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -42,13 +41,30 @@ class Batches(grain.DatasetIterator):
     def __next__(self) -> dict[str, np.ndarray]:
         if self._next_batch >= len(self):
             raise StopIteration
-        if self._batches is None:
-            self._batches = _read(self._dataset[self._next_batch :], self._workers, self._prefetch)
-        batch = next(self._batches)
+        batch = self._next_of_workers() if self._workers > 0 else self._next_of_threads()
         self._next_batch += 1
-        if self._workers > 0:  # Out of shared memory, which would otherwise live, and complain, until the very end.
-            batch = {name: np.array(value) for name, value in batch.items()}
         return batch
+
+    def _next_of_threads(self) -> dict[str, np.ndarray]:
+        if self._batches is None:
+            worker_processes.one_thread()
+            options = grain.ReadOptions(num_threads=self._prefetch, prefetch_buffer_size=self._prefetch)
+            self._batches = iter(self._dataset[self._next_batch :].to_iter_dataset(options))
+        return next(self._batches)
+
+    def _next_of_workers(self) -> dict[str, np.ndarray]:
+        try:
+            if self._batches is None:
+                self._batches = _start(self._dataset[self._next_batch :], self._workers, self._prefetch, self._memory)
+            # Out of shared memory, which would otherwise live, and complain, until the very end.
+            return {name: np.array(value) for name, value in next(self._batches).items()}
+        except (OSError, RuntimeError) as error:
+            reason = worker_processes.explained(error)
+            if reason is None:
+                raise
+            self._stop()
+            self._memory.free()
+            raise reason from error
 
     def get_state(self) -> dict[str, int]:
         """The number of batches taken."""
@@ -65,8 +81,8 @@ class Batches(grain.DatasetIterator):
 
     def _stop(self) -> None:
         if self._batches is not None:
-            self._batches.close()
-            self._batches = None
+            batches, self._batches = self._batches, None
+            batches.close()
 
     def __str__(self) -> str:
         return f"Batches(next_batch={self._next_batch})"
@@ -151,24 +167,12 @@ def _evaluation_sample(source: Source, transform: Transform, index: int) -> dict
     return _arrays(sample) | {"mask": np.array(mask), "index": np.array(real, np.int32)}
 
 
-def _read(dataset: grain.MapDataset, workers: int, prefetch: int) -> grain.DatasetIterator:
-    _one_thread()
-    if workers > 0:
-        # Batches are made before they are dealt out to the workers, so that their number changes nothing.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain's workers read flags; used as a library, nobody has parsed them.
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(1, prefetch))
-        iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-        return iter(iterable.mp_prefetch(options, worker_init_fn=_start_worker))
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=prefetch, prefetch_buffer_size=prefetch)))
-
-
-def _one_thread() -> None:
-    """Keeps OpenCV from starting threads of its own beside the pipeline's."""
-    cv2.setNumThreads(1)
-
-
-def _start_worker(*_) -> None:
-    """Leaves Ctrl-C, which a terminal sends to all, to the process that trains: it stops when it has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _one_thread()
+def _start(
+    dataset: grain.MapDataset, workers: int, prefetch: int, memory: worker_processes.SharedMemory
+) -> grain.DatasetIterator:
+    # Batches are made before they are dealt out to the workers, so that their number changes nothing.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read flags; used as a library, nobody has parsed them.
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(1, prefetch))
+    iterable = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    return iter(iterable.mp_prefetch(options, worker_init_fn=memory.starter()))

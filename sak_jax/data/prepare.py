@@ -63,10 +63,16 @@ class _Shards(tfds.core.ShardBasedBuilder):
             ]
         return shards
 
+    def _download_and_prepare(self, *args, **kwargs) -> None:
+        super()._download_and_prepare(*args, **kwargs)
+        empty = [split for split in self._sources if not self.info.splits[split].num_examples]
+        if empty:  # Raised before TFDS gives the folder its name.
+            raise UserError(f"no sample of the split {empty[0]!r} can be read: {join(self.problems)}")
+
     def example(self, source: FileSource, index: int) -> dict[str, object] | str:
         """The example of a sample, or what is wrong with it."""
         try:
-            example = arrayrecord.encode(source[index], source.image_bytes(index))
+            example = arrayrecord.encode(source.read(index), source.image_bytes(index))
             if "human_parts" in self.TASKS:
                 example["shows_people"] = source.shows_people(index)
         except UserError as error:
@@ -173,28 +179,39 @@ def prepare(
       The number of samples by split, counted in what was written, and what was wrong with the samples left out.
 
     Raises:
-      UserError: anything wrong with the original files; counts that do not agree.
+      UserError: anything wrong with the original files; counts that do not agree; an output that cannot be written.
     """
+    if samples_per_shard < 0:
+        raise UserError(f"--samples_per_shard={samples_per_shard} must be positive, or 0 for shards of some 150 MB")
     check_remote(source, output)
+    output = os.path.expanduser(output)
     builder_class, source_class, default_splits, default = BUILDERS[name]
     splits = splits or default_splits
-    sources = {split: source_class(source, split, builder_class.TASKS, on_error="raise") for split in splits}
+    sources = {split: source_class(source, split, builder_class.TASKS, on_error=on_error) for split in splits}
+    missed = [problem for found in sources.values() for problem in found.skipped.values()]
     ids = "\n".join(f"{split} {len(found)} {found.ids[0]} {found.ids[-1]}" for split, found in sources.items())
     samples_per_shard = samples_per_shard or default
     key = f"{epath.Path(source).resolve()} {builder_class.VERSION} {samples_per_shard} {on_error} {ids}"
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     partial = epath.Path(tempfile.gettempdir() if is_remote(output) else output) / f".unfinished-{name}-{digest}"
-    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output={output}: cannot be written ({error.strerror or error})") from error
 
     tfds.disable_progress_bar()
     builder = builder_class(
         sources=sources, samples_per_shard=samples_per_shard, on_error=on_error, partial=partial, data_dir=output
     )
-    builder.download_and_prepare(download_dir=os.fspath(partial))
+    builder.problems += missed
+    try:
+        builder.download_and_prepare(download_dir=os.fspath(partial))
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror or error}); run again to continue") from error
     found = {split: builder.info.splits[split].num_examples for split in splits if split in builder.info.splits}
     counted = {split: len(arrayrecord.Prepared(builder.data_dir, split)) for split in found}
     expected = {split: len(found) for split, found in sources.items()}
-    left_out = sum(expected.values()) - sum(counted.values())
+    left_out = sum(expected.values()) - sum(counted.values()) + len(missed)
     if counted != found or set(counted) != set(expected) or left_out and on_error == "raise":
         raise UserError(
             f"{builder.data_dir}: holds {counted}, of {expected} in {source}; remove the folder and prepare it again"

@@ -1,8 +1,10 @@
 """What the data sets made of files share: checks at the start, errors, what happens to damaged samples."""
 
 import abc
+import codecs
 import concurrent.futures
 import contextlib
+import json
 import os
 import tempfile
 import weakref
@@ -13,7 +15,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from sak_jax.data import files
+from sak_jax.data import files, stored
 from sak_jax.errors import UserError
 from sak_jax.paths import check_remote
 
@@ -80,11 +82,15 @@ class FileSource(abc.ABC):
                 self._skip((index + attempt) % len(self), str(error))
         raise UserError(f"{self.name}: none of its {len(self)} samples can be read")
 
+    def read(self, index: int) -> dict[str, object]:
+        """The very sample, as it is stored. Raises UserError if it cannot be read, whatever `on_error` says."""
+        return self._sample(int(index))
+
     def _sample(self, index: int) -> dict[str, object]:
         sample = self._load(index)
         size = sample["image"].shape[:2]
         for key, value in sample.items():
-            if key != "id" and value.shape[:2] != size:
+            if isinstance(value, np.ndarray) and value.shape[:2] != size:
                 raise UserError(
                     f"{self.name}: the {key} labels of {self.ids[index]} are {_times(value.shape[:2])}, "
                     f"its image is {_times(size)}"
@@ -98,7 +104,7 @@ class FileSource(abc.ABC):
         self._seen.add(index)
         logging.warning("skipped: %s", message)
         with open(self._record, "a", encoding="utf-8") as file:
-            file.write(f"{self.ids[index]}\t{' '.join(message.split())}\n")
+            file.write(json.dumps([str(self.ids[index]), " ".join(message.split())]) + "\n")
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -122,7 +128,7 @@ class FileSource(abc.ABC):
 
 def _read_record(path: str) -> dict[str, str]:
     with open(path, encoding="utf-8") as file:
-        return dict(line.rstrip("\n").split("\t", 1) for line in file)
+        return dict(json.loads(line) for line in file)
 
 
 def _report(path: str, name: str, count: int) -> None:
@@ -147,6 +153,9 @@ def shrink(sample: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, np
     width_of_edge = int(np.ceil(1 / scale))
     shrunk = {}
     for key, value in sample.items():
+        if not isinstance(value, np.ndarray):
+            shrunk[key] = value
+            continue
         if key == "edge":
             value = cv2.dilate(value, np.ones((width_of_edge, width_of_edge), np.uint8))
         shrunk[key] = cv2.resize(value, target, interpolation=cv2.INTER_AREA if key == "image" else cv2.INTER_NEAREST)
@@ -175,9 +184,12 @@ def find_root(root: os.PathLike | str, dataset: str, origin: str, prepare: str |
       prepare: the data set's name on the command line of tools/prepare_data.py, if it has one.
     """
     check_remote(root)
-    path = epath.Path(root).expanduser()
-    if path.is_dir():
-        return path
+    try:
+        path = epath.Path(root).expanduser()
+        if path.is_dir():
+            return path
+    except (OSError, RuntimeError, ValueError) as error:  # no home folder, no permission, a null character
+        raise UserError(f"data.root={str(root)!r} cannot be read ({error})") from error
     command = (
         f" or prepare it with `python tools/prepare_data.py {prepare} --source=DIR --output={root}`" if prepare else ""
     )
@@ -191,7 +203,7 @@ def read_split(path: epath.Path) -> list[str]:
     """The ids in a split file, one a line. Raises UserError if it is missing, empty or names a sample twice."""
     if not path.is_file():
         raise UserError(f"{path}: the split file is missing")
-    ids = [line.strip() for line in files.read_bytes(path).decode("utf-8", "replace").splitlines() if line.strip()]
+    ids = [line.strip() for line in decode_text(files.read_bytes(path), str(path)).splitlines() if line.strip()]
     if not ids:
         raise UserError(f"{path}: the split file is empty")
     twice = sorted({sample_id for sample_id in ids if ids.count(sample_id) > 1}) if len(set(ids)) < len(ids) else []
@@ -200,10 +212,22 @@ def read_split(path: epath.Path) -> list[str]:
     return ids
 
 
-def check_samples(ids: Sequence[str], check: Callable[[str], str | None], threads: int = 16) -> dict[str, str]:
+def decode_text(content: bytes, name: str) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with a byte-order mark; a mark is left out. `name` is for the error."""
+    encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: is not text in UTF-8 ({error}): save it so") from error
+    if "\0" in text:
+        raise UserError(f"{name}: holds null characters: save it as text in UTF-8")
+    return text
+
+
+def check_samples(ids: Sequence, check: Callable[..., str | None], threads: int = 16) -> dict:
     """Runs `check` on every sample, many at once; what it says, or the UserError it raises, by sample."""
 
-    def guarded(sample_id: str) -> str | None:
+    def guarded(sample_id) -> str | None:
         try:
             return check(sample_id)
         except UserError as error:
@@ -213,11 +237,12 @@ def check_samples(ids: Sequence[str], check: Callable[[str], str | None], thread
         return {sample_id: problem for sample_id, problem in zip(ids, pool.map(guarded, ids), strict=True) if problem}
 
 
-def check_files(paths: dict[str, epath.Path]) -> str | None:
-    """Whether the files of one sample are there, and the sizes in their headers agree (files without a size aside).
+def check_files(paths: dict[str, epath.Path], upright: bool = False) -> str | None:
+    """Whether the files of one sample are there, and the sizes in their headers agree (`.mat` files aside).
 
     Args:
       paths: by "image" and task.
+      upright: the image is turned by its EXIF orientation.
 
     Returns:
       What is wrong, naming the files, or None.
@@ -225,11 +250,12 @@ def check_files(paths: dict[str, epath.Path]) -> str | None:
     missing = [str(path) for path in paths.values() if not path.is_file()]
     if missing:
         return f"{', '.join(missing)} is missing" if len(missing) == 1 else f"{', '.join(missing)} are missing"
-    sizes = {
-        path: files.image_size(path)
-        for path in paths.values()
-        if path.suffix in (".png", ".jpg", ".jpeg", ".npy", ".JPEG")
-    }
-    size = sizes[paths["image"]]
+    image = paths["image"]
+    size = files.image_size(image, upright)
+    sizes = {path: stored.size(path) for path in paths.values() if path != image and path.suffix.lower() != ".mat"}
     differing = [f"{path} is {_times(found)}" for path, found in sizes.items() if found != size]
-    return f"{', '.join(differing)}, but {paths['image']} is {_times(size)}" if differing else None
+    if not differing:
+        return None
+    turned = upright and size != files.image_size(image)
+    exif = ", turned upright by its EXIF orientation (draw labels on the image as viewers show it)" if turned else ""
+    return f"{', '.join(differing)}, but {image} is {_times(size)}{exif}"

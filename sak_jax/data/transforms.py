@@ -18,8 +18,6 @@ from sak_jax.data.augment import (
     class_share,
     commonest_class,
     distort,
-    gather,
-    ignore_regions,
     nearest_indices,
     normalise,
     pad,
@@ -29,7 +27,7 @@ from sak_jax.data.augment import (
     unpad,
 )
 from sak_jax.errors import UserError
-from sak_jax.tasks import IGNORE, TASKS, Task
+from sak_jax.tasks import IGNORE, Kind, Task, kind_of, named
 
 __all__ = [
     "IMAGENET_MEAN", "IMAGENET_STD", "distill_transform", "evaluation_transform", "multitask_transform", "unpad"
@@ -38,45 +36,8 @@ __all__ = [
 Sample = Mapping[str, object]
 Transform = Callable[[Sample, np.random.Generator], dict]
 
-_ENCODINGS = {"depth": "metres, millimetres or fraction", "normals": "rgb_normals"}
-"""What `data.encodings` may say of labels that are no classes, by kind."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Label:
-    """How a task's labels are treated.
-
-    Attributes:
-      name: of the task.
-      kind: `depth`, `normals`, `human_parts` or `plain`.
-      classes: labels from this to 254 are a mistake; 0: they are no classes.
-    """
-
-    name: str
-    kind: str
-    classes: int
-
-    def of(self, sample: Sample) -> np.ndarray:
-        """The task's labels in a sample; raises UserError where there are none, or of another kind."""
-        if self.name not in sample:
-            known = ", ".join(key for key in sample if key not in ("image", "id", "skipped")) or "none"
-            raise UserError(
-                f"sample {sample.get('id', '')!r} has no labels for task {self.name!r} (it has {known}): "
-                "leave the task out of the config's tasks"
-            )
-        label = sample[self.name]
-        if self.kind in _ENCODINGS and label.dtype != np.float32:
-            raise UserError(
-                f"the labels of task {self.name!r} are {label.dtype}, and its loss measures {self.kind}: "
-                f"set data.encodings.{self.name} to {_ENCODINGS[self.kind]}"
-            )
-        if self.classes and label.dtype == np.uint8 and cv2.countNonZero(cv2.inRange(label, self.classes, IGNORE - 1)):
-            unknown = label[(label >= self.classes) & (label != IGNORE)].max()
-            raise UserError(
-                f"sample {sample.get('id', '')!r} has the label {unknown} of task {self.name!r}, whose channels are "
-                f"for 0..{self.classes - 1}; 255 is void: set config.tasks.{self.name}.channels, or mend the labels"
-            )
-        return label
+Labels = tuple[tuple[Task, Kind], ...]
+"""The labels to carry: each task with its kind, an object that worker processes need not know by name."""
 
 
 def multitask_transform(
@@ -92,8 +53,8 @@ def multitask_transform(
 
     Args:
       size: height and width of what comes out.
-      tasks: the labels to carry, by name or as `Task`s (a new task's loss says how its labels are treated: "l1" as
-        depth, "normals_l1" as normals, any other as plain maps).
+      tasks: the labels to carry, as `Task`s or by their names in `sak_jax.tasks.TASKS`; their kinds say what becomes
+        of the values.
       scale_range: image and labels are scaled by U(scale_range); depth is divided by the scale. (1, 1) switches it off.
       max_class_ratio: a crop is drawn again, up to 10 times, while one class covers this share of the valid pixels of
         `semseg` or more. Not applied without `semseg`, nor when >= 1.
@@ -133,19 +94,27 @@ def distill_transform(
     return _Distill(tuple(size), tuple(scale_range), tuple(ratio_range), flip)
 
 
-def _labels(tasks: Iterable[str | Task]) -> tuple[_Label, ...]:
-    labels = []
-    for name, task in ((task.name, task) if isinstance(task, Task) else (task, TASKS.get(task)) for task in tasks):
-        loss = task.loss if task else ""
-        kind = {"l1": "depth", "normals_l1": "normals"}.get(loss, "human_parts" if name == "human_parts" else "plain")
-        labels.append(_Label(name, kind, task.channels if loss.endswith("cross_entropy") else 0))
-    return tuple(labels)
+def _labels(tasks: Iterable[str | Task]) -> Labels:
+    return tuple((task, kind_of(task)) for task in map(named, tasks))
+
+
+def _label(sample: Sample, task: Task, kind: Kind) -> np.ndarray:
+    """The task's labels in a sample; raises UserError where there are none, or of another kind."""
+    where = f"sample {sample.get('id', '')!r}"
+    if task.name not in sample:
+        known = ", ".join(key for key in sample if key not in ("image", "id", "skipped")) or "none"
+        raise UserError(
+            f"{where} has no labels for task {task.name!r} (it has {known}): leave the task out of the config's tasks"
+        )
+    label = sample[task.name]
+    kind.check(task, label, where)
+    return label
 
 
 @dataclasses.dataclass(frozen=True)
 class _Multitask:
     size: tuple[int, int]
-    labels: tuple[_Label, ...]
+    labels: Labels
     scale_range: tuple[float, float]
     max_class_ratio: float
     flip: bool
@@ -155,11 +124,13 @@ class _Multitask:
         image = sample["image"]
         height, width = image.shape[:2]
         low, high = self.scale_range
-        scale = low if low == high else rng.uniform(low, high)
+        scale = float(low if low == high else rng.uniform(low, high))
         scaled = max(1, int(height * scale)), max(1, int(width * scale))
         rows, columns = nearest_indices(height, scaled[0]), nearest_indices(width, scaled[1])
 
-        ruled = self.max_class_ratio < 1 and any(task.name == "semseg" and task.kind == "plain" for task in self.labels)
+        ruled = self.max_class_ratio < 1 and any(
+            task.name == "semseg" and kind.dtypes == (np.uint8,) for task, kind in self.labels
+        )
         semseg = sample.get("semseg") if ruled else None
         top, left = self._crop(semseg, rows, columns, rng)
         rows, columns = rows[top : top + self.size[0]], columns[left : left + self.size[1]]
@@ -174,13 +145,11 @@ class _Multitask:
         result = {"image": pad(normalise(image, table), self.size, 0)}
 
         columns = columns[::-1] if flipped else columns
-        for task in self.labels:
-            label = gather(task.of(sample), rows, columns)
-            if task.kind == "depth":
-                label /= np.float32(scale)
-            elif task.kind == "normals" and flipped:
-                label[..., 0] *= -1
-            result[task.name] = pad(ignore_regions(label, task.kind), self.size, IGNORE)
+        for task, kind in self.labels:
+            label = kind.resample(task, _label(sample, task, kind), rows, columns)
+            label = kind.scale(task, label, scale)
+            label = kind.flip(task, label) if flipped else label
+            result[task.name] = pad(kind.ignore(task, label), self.size, IGNORE)
         return _carry(sample, result)
 
     def _crop(self, semseg, rows, columns, rng) -> tuple[int, int]:
@@ -205,7 +174,7 @@ class _Multitask:
 @dataclasses.dataclass(frozen=True)
 class _Evaluation:
     size: tuple[int, int]
-    labels: tuple[_Label, ...]
+    labels: Labels
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> dict:
         del rng
@@ -216,8 +185,9 @@ class _Evaluation:
                 "pads and does not shrink; set image_size to the largest image, or data.resize=True"
             )
         result = {"image": pad(normalise(sample["image"]), self.size, 0)}
-        for task in self.labels:
-            result[task.name] = pad(ignore_regions(task.of(sample).copy(), task.kind), self.size, IGNORE)
+        for task, kind in self.labels:
+            label = _label(sample, task, kind).copy()
+            result[task.name] = pad(kind.ignore(task, label), self.size, IGNORE)
         result["size"] = np.array([height, width], np.int32)
         return _carry(sample, result)
 

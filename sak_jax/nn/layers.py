@@ -26,6 +26,20 @@ def torch_uniform(fan_in: int) -> Callable:
     return init
 
 
+def initialisers(kind: str, fan_in: int) -> dict[str, Callable]:
+    """Where a linear map's kernel and bias start.
+
+    Args:
+      kind: `truncated_normal`, with biases of 0, or `torch`: PyTorch's default for both.
+      fan_in: the map's input channels.
+    """
+    if kind == "torch":
+        return {"kernel_init": torch_uniform(fan_in), "bias_init": torch_uniform(fan_in)}
+    if kind != "truncated_normal":
+        raise ValueError(f"linear maps start from truncated_normal or torch, not from {kind!r}")
+    return {"kernel_init": truncated_normal}
+
+
 def stack(create: Callable[[nnx.Rngs], nnx.Module], shape: Sequence[int], rngs: nnx.Rngs) -> nnx.Module:
     """A module whose every array has the leading axes `shape`: modules of one shape, side by side.
 
@@ -106,9 +120,12 @@ class PatchEmbed(nnx.Module):
     What is left over at the right and bottom is dropped, as a PyTorch convolution does.
     """
 
-    def __init__(self, patch: int, width: int, *, use_bias: bool = True, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, patch: int, width: int, *, init: str = "truncated_normal", use_bias: bool = True, dtype, rngs: nnx.Rngs
+    ):
+        fan_in = patch * patch * 3
         self.projection = nnx.Linear(
-            patch * patch * 3, width, use_bias=use_bias, dtype=dtype, kernel_init=truncated_normal, rngs=rngs
+            fan_in, width, use_bias=use_bias, dtype=dtype, **initialisers(init, fan_in), rngs=rngs
         )
         self.patch = patch
 

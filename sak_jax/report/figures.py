@@ -1,6 +1,6 @@
 """Pictures as arrays: predictions and their errors, features in colour, heat maps of routing and confusion."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -16,68 +16,24 @@ def draw(
 ) -> tuple[Picture, Picture, Picture]:
     """A task's prediction and truth on one scale, and where they differ; what is to be ignored is grey."""
     prediction, label = np.asarray(prediction), np.asarray(label)
-    ours, truth = DRAWERS.get(task.loss, _draw_classes)(prediction, label)
-    error = _error(prediction, label, ours, truth)
+    kind = tasks.kind_of(task)
+    ours, truth = kind.draw_prediction(task, prediction, label), kind.draw_label(task, label)
     ignored = (label == tasks.IGNORE) if label.ndim == 2 else (label == tasks.IGNORE).any(-1)
-    truth[ignored] = error[ignored] = 128
+    error = _error(prediction, label, ours, truth)
+    error[ignored] = 128
     return ours, truth, error
 
 
 def _error(prediction, label, ours: Picture, truth: Picture) -> Picture:
     """Wrong pixels of classes, the angle (up to 90 degrees) of vectors, for all else the difference of the pictures."""
-    if label.ndim == 3:
+    if label.ndim == 3 and label.shape[-1] == 3:
         lengths = np.linalg.norm(prediction, axis=-1) * np.linalg.norm(label, axis=-1)
         return heat(
             np.degrees(np.arccos(np.clip((prediction * label).sum(-1) / np.maximum(lengths, 1e-6), -1, 1))) / 90
         )
-    if prediction.shape[-1] > 1:
+    if label.ndim == 2 and prediction.shape[-1] > 1:
         return heat(prediction.argmax(-1) != label)
     return heat(np.abs(ours.astype(np.float32) - truth).max(-1) / 255)
-
-
-def _draw_classes(prediction, label):
-    colours = palette(256)
-    return colours[np.argmax(prediction, -1)], colours[label]
-
-
-def _draw_binary(prediction, label):
-    return _grey(_sigmoid(prediction[..., 1] - prediction[..., 0])), _grey(label == 1)
-
-
-def _draw_normals(prediction, label):
-    unit = prediction / np.maximum(np.linalg.norm(prediction, axis=-1, keepdims=True), 1e-6)
-    return tuple(np.clip((x + 1) * 127.5, 0, 255).astype(np.uint8) for x in (unit, label))
-
-
-def _draw_edges(prediction, label):
-    return _grey(_sigmoid(prediction[..., 0])), _grey(label)
-
-
-def _draw_depth(prediction, label):
-    valid = label != tasks.IGNORE
-    far = float(label[valid].max()) if valid.any() else 1.0
-    return tuple(_colour(x / far, cv2.COLORMAP_VIRIDIS) for x in (prediction[..., 0], np.where(valid, label, 0)))
-
-
-DRAWERS: dict[str, Callable] = {
-    "cross_entropy": _draw_classes,
-    "balanced_cross_entropy": _draw_binary,
-    "normals_l1": _draw_normals,
-    "balanced_binary": _draw_edges,
-    "l1": _draw_depth,
-}
-"""How a task is drawn, by its loss, which says what its channels mean."""
-
-
-def palette(classes: int) -> Shaped[np.ndarray, "classes 3"]:
-    """Colours that tell neighbouring class indices apart (PASCAL VOC's bit interleaving)."""
-    index = np.arange(classes)
-    colours = np.zeros((classes, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((index >> channel) & 1) << (7 - bit)).astype(np.uint8)
-        index >>= 3
-    return colours
 
 
 def heat(values: Shaped[np.ndarray, "h w"]) -> Picture:
@@ -135,14 +91,6 @@ def montage(pictures: Sequence[Mapping], least_height: int = 160) -> Picture:
         truths = [blank, *(blank if truth is None else truth for _, truth, _ in drawn)]
         rows += [np.kron(np.concatenate(row, axis=1), np.ones((scale, scale, 1), np.uint8)) for row in (ours, truths)]
     return np.concatenate(rows)
-
-
-def _sigmoid(x):
-    return 1 / (1 + np.exp(-np.clip(x, -60, 60)))
-
-
-def _grey(x) -> Picture:
-    return np.repeat((255 * np.asarray(x, np.float32)).clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def _colour(values, colour_map: int) -> Picture:

@@ -10,7 +10,8 @@ from sak_jax import normalisation
 from sak_jax.nn.resize import resize_bilinear
 from sak_jax.report import figures
 from sak_jax.report.record import Run
-from sak_jax.tasks import Task
+from sak_jax.tasks import Task, kind_of
+from sak_jax.tasks.classes import Classes
 
 Maps = Mapping[str, Sequence[Float[Array, "b _ _ _"]]]
 
@@ -42,7 +43,7 @@ def gather(
     chosen = {index * len(samples) // min(shown, len(samples)) for index in range(min(shown, len(samples)))}
     routing: dict[str, list[np.ndarray]] = {}
     cosines: dict[str, list[np.ndarray]] = {}
-    counts = {task.name: np.zeros((task.channels,) * 2, int) for task in tasks if task.loss == "cross_entropy"}
+    counts = {task.name: np.zeros((task.channels,) * 2, int) for task in tasks if isinstance(kind_of(task), Classes)}
     maps: dict[str, list[np.ndarray]] = {}
     run.pictures = []
     for start in range(0, len(samples), batch):

@@ -28,6 +28,7 @@ class SwinConfig:
       image_size: (height, width); the smallest map must be at least a window.
       window: side of the windows.
       patch: of the first stage.
+      norm: whether the model has its final norm.
     """
 
     stem_width: int
@@ -36,6 +37,7 @@ class SwinConfig:
     image_size: tuple[int, int] = (224, 224)
     window: int = 7
     patch: int = 4
+    norm: bool = False
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -165,7 +167,7 @@ class SwinStage(nnx.Module):
 
 
 class Swin(nnx.Module):
-    """Swin transformer without its final norm and head; calling it gives the maps of its four stages.
+    """Swin transformer without its head; calling it gives the maps of its four stages.
 
     Raises:
       UserError: on creation, if the image is so small that the last map is smaller than a window.
@@ -180,19 +182,33 @@ class Swin(nnx.Module):
         self.stages = nnx.List(
             [SwinStage(stage, config, dtype=dtype, rngs=rngs) for stage in range(len(config.depths))]
         )
+        norm = lambda: nnx.LayerNorm(config.width, epsilon=EPS, dtype=dtype, rngs=rngs)  # noqa: E731
+        self.final_norm = norm() if config.norm else None
         self.dtype = dtype
 
-    def __call__(self, images: Float[Array, "b H W 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """The maps after each stage, of 1/4, 1/8, 1/16 and 1/32 of the image's size."""
+    def __call__(self, images: Float[Array, "b H W 3"], *, norm: bool = False) -> tuple[Float[Array, "b _ _ _"], ...]:
+        """The maps after each stage, of 1/4, 1/8, 1/16 and 1/32 of the image's size.
+
+        Args:
+          images: of any size that leaves the last map a window.
+          norm: whether the last map goes through the final norm, which is as wide as that map alone.
+
+        Raises:
+          ValueError: the final norm is asked of a model that has none (`config.norm`).
+        """
+        if norm and self.final_norm is None:
+            raise ValueError("this Swin transformer has no final norm: make it with SwinConfig(norm=True)")
         x = self.norm(self.patch_embed(images.astype(self.dtype)))
         maps = []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        return tuple(maps)
+        return (*maps[:-1], self.final_norm(x)) if norm else tuple(maps)
 
 
-FAMILY = Family(lambda config, dtype, rngs: Swin(config, dtype=dtype, rngs=rngs), lambda state, config, new: state)
+FAMILY = Family(
+    lambda config, dtype, rngs: Swin(config, dtype=dtype, rngs=rngs), lambda state, config, new: state, "final_norm"
+)
 """Nothing in a Swin transformer depends on the image size."""
 
 SIZES = {
@@ -206,7 +222,7 @@ TEACHERS = [
     Teacher(
         name=f"swin_{size}",
         family=FAMILY,
-        config=SwinConfig(width, depths, heads),
+        config=SwinConfig(width, depths, heads, norm=True),
         source=f"timm/swin_{size}_patch4_window7_224.{weights}",
         licence="MIT",
         normalisation=IMAGENET,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sak_jax.data import arrayrecord, create_source, pipeline, prepare, transforms
+from sak_jax.data import prepared as prepared_sets
 from sak_jax.data.sets.nyud import NYUD
 from sak_jax.data.sets.pascal_context import PASCALContext
 from sak_jax.errors import UserError
@@ -44,7 +45,7 @@ def test_samples_equal_those_of_the_original_files(prepared, nyud_files, pascal_
 
 def test_parts_alone_take_the_images_with_people(prepared, pascal_files):
     original = PASCALContext(pascal_files, "train", ("human_parts",))
-    read = arrayrecord.Prepared(arrayrecord.find_prepared(prepared / "pascal_context"), "train", ("human_parts",))
+    read = arrayrecord.Prepared(prepared_sets.find(prepared / "pascal_context"), "train", ("human_parts",))
     assert 0 < len(original) < 6
     assert_same(original, read)
 
@@ -64,7 +65,7 @@ def test_training_batches_equal_those_of_the_original_files(prepared, nyud_files
 
 
 def test_reading_and_writing_need_no_tensorflow(prepared):
-    arrayrecord.Prepared(arrayrecord.find_prepared(prepared / "nyud"), "val", ("semseg", "depth"))[2]
+    arrayrecord.Prepared(prepared_sets.find(prepared / "nyud"), "val", ("semseg", "depth"))[2]
     assert "tensorflow" not in sys.modules
 
 
@@ -82,7 +83,7 @@ def test_an_interrupted_run_continues(nyud_root, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "_THREADS", 1)
     with pytest.raises(KeyboardInterrupt):
         prepare.prepare("nyud", nyud_root, tmp_path / "out", samples_per_shard=2)
-    assert arrayrecord.find_prepared(tmp_path / "out") is None
+    assert prepared_sets.find(tmp_path / "out") is None
     interrupted = len(calls)
     counts, _ = prepare.prepare("nyud", nyud_root, tmp_path / "out", samples_per_shard=2)
     assert counts == {"train": 5, "val": 3}
@@ -116,7 +117,7 @@ def copied(prepared, tmp_path):
 
 
 def test_truncated_and_missing_shards_are_named(copied):
-    folder = arrayrecord.find_prepared(copied)
+    folder = prepared_sets.find(copied)
     shards = sorted(folder.glob("nyud-train*"))
     assert len(shards) == 3
     truncate(shards[1])
@@ -131,7 +132,7 @@ def test_truncated_and_missing_shards_are_named(copied):
 
 
 def test_overwritten_records_are_named(copied):
-    folder = arrayrecord.find_prepared(copied)
+    folder = prepared_sets.find(copied)
     path = sorted(folder.glob("nyud-train*"))[0]
     content = bytearray(path.read_bytes())
     middle = content.find(b"IHDR")
@@ -144,7 +145,7 @@ def test_overwritten_records_are_named(copied):
 
 
 def test_pickles_small(prepared):
-    source = arrayrecord.Prepared(arrayrecord.find_prepared(prepared / "nyud"), "val", ("edge",))
+    source = arrayrecord.Prepared(prepared_sets.find(prepared / "nyud"), "val", ("edge",))
     first = source[0]
     content = pickle.dumps(source)
     assert len(content) < 2000
@@ -160,7 +161,7 @@ def test_what_cannot_be_stored_exactly_is_refused():
 
 
 def test_mistakes_are_named(prepared):
-    folder = arrayrecord.find_prepared(prepared / "nyud")
+    folder = prepared_sets.find(prepared / "nyud")
     with pytest.raises(UserError, match="has no split 'test'; it has train, val"):
         arrayrecord.Prepared(folder, "test")
     with pytest.raises(UserError, match="has no labels for 'sal'"):

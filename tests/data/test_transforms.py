@@ -300,8 +300,8 @@ def test_people_without_parts_are_ignored():
     np.testing.assert_array_equal(transform(none | {"human_parts": one}, None)["human_parts"], one)
 
 
-def test_a_new_task_is_treated_as_its_loss_says():
-    distance = Task("distance", channels=1, loss="l1", weight=1.0, metric="RMSE")
+def test_a_new_task_is_treated_as_its_kind_says():
+    distance = Task("distance", channels=1, kind="depth", weight=1.0, metric="RMSE")
     sample = {"image": make_sample()["image"], "distance": np.full((60, 80), 4.0, np.float32)}
     transform = transforms.multitask_transform(SIZE, (distance, TASKS["depth"]), scale_range=(2, 2))
     result = transform(sample | {"depth": sample["distance"]}, np.random.default_rng(0))

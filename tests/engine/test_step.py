@@ -1,6 +1,5 @@
 """What a step changes, and what it leaves alone."""
 
-import importlib.util
 from functools import partial
 
 import jax
@@ -9,24 +8,25 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sak_jax.builders import student_config
-from sak_jax.engine import loop as train
-from sak_jax.engine import mesh as sharding
+from sak_jax import recipe
+from sak_jax.engine import mesh as meshes
+from sak_jax.engine import state as states
+from sak_jax.engine.step import train_step
+from sak_jax.methods.sak import method
+from sak_jax.methods.sak.build import student_config
 from sak_jax.methods.sak.student import Student
 from tests import runs
-
-specification = importlib.util.spec_from_file_location("tiny", runs.TINY)
-tiny = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(tiny)
 
 
 def one_step(stage_name, batch, **changes):
     """(state before, state after, logs) of one step of the tiny recipe with some keys changed."""
-    config = tiny.get_config()
+    config = recipe.load(runs.TINY)
     config.update_from_flattened_dict(changes)
-    stage = next(stage for stage in train.STAGES if stage.name == stage_name)
-    objective, committee, state = train.prepare(config, stage, sharding.make_mesh(-1, 1))
-    after, logs = jax.jit(partial(stage.step, objective))(state, committee, batch)
+    stage = next(stage for stage in method.stages(config) if stage.name == stage_name)
+    plan = states.plan(stage, meshes.make_mesh(-1, 1))
+    frozen = stage.frozen and stage.frozen.load(states.places(plan.frozen))
+    state = states.fresh(plan, config.seed)
+    after, logs = jax.jit(partial(train_step, stage, plan.model))(state, frozen, batch)
     return state, after, logs
 
 
@@ -103,7 +103,7 @@ def test_noise_differs_from_step_to_step_and_not_from_run_to_run(labelled):
     before, after, logs = one_step("multitask", labelled)
     _, _, again = one_step("multitask", labelled)
     assert float(logs["total"]) == float(again["total"])
-    config = student_config(tiny.get_config(), "multitask")
+    config = student_config(recipe.load(runs.TINY), "multitask")
     student = Student(config, rngs=nnx.Rngs(0))
 
     @jax.jit

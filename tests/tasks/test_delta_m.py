@@ -1,7 +1,7 @@
 import pytest
 
 from sak_jax.errors import UserError
-from sak_jax.metrics.delta_m import delta_m
+from sak_jax.tasks import delta_m
 
 NYUD = ("semseg/mIoU", "depth/RMSE", "normals/mErr", "edge/odsF")
 PASCAL = ("semseg/mIoU", "human_parts/mIoU", "sal/maxF", "normals/mErr", "edge/odsF")

@@ -2,11 +2,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sak_jax import metrics
+from sak_jax import tasks
 from sak_jax.tasks import TASKS
 from tests.tasks.streams import REFERENCE, TOLERANCE, batches, check_streaming, nothing_valid, score
 
-METRIC = metrics.for_task(TASKS["normals"])
+METRIC = tasks.metric(TASKS["normals"])
 
 
 @pytest.mark.parametrize("data", ["nyud", "pascalcontext"])

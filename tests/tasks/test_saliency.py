@@ -1,11 +1,11 @@
 import jax.numpy as jnp
 import numpy as np
 
-from sak_jax import metrics
+from sak_jax import tasks
 from sak_jax.tasks import TASKS
 from tests.tasks.streams import REFERENCE, TOLERANCE, batches, check_streaming, nothing_valid, score
 
-METRIC = metrics.for_task(TASKS["sal"])
+METRIC = tasks.metric(TASKS["sal"])
 
 
 def test_matches_the_reference():

@@ -1,8 +1,10 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 
 from sak_jax.boundary import score
 from sak_jax.errors import UserError
+from tests.boundary.processes import gone_within
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = np.load(ROOT / "tests" / "reference" / "boundary.npz")
@@ -114,7 +117,7 @@ def spoil(what, folder):
         ("colours", r"2\.png has the shape \(150, 110, 3\)"),
         ("16 bits", r"2\.png holds uint16"),
         ("empty", r"--predictions=.* holds no PNG"),
-        ("two labels", r"2\.png and 2\.npy both label one image"),
+        ("two labels", r"2\.png and 2\.npy are both of one image"),
         ("no truth", r"--labels=.*not one boundary pixel in 3 labels"),
     ],
 )
@@ -147,3 +150,63 @@ def test_tool_mentions_labels_without_prediction(folders, capsys):
     run_here(flags(folders))
     assert "1 labels have no prediction" in capsys.readouterr().err
     assert json.loads((folders / "scores.json").read_text())["images"] == 2
+
+
+def test_an_output_that_exists_is_refused_before_the_scoring_unless_forced(folders, capsys):
+    output = folders / "scores.json"
+    output.write_text("precious")
+    (folders / "predictions" / "0.png").write_bytes(b"")  # Would be told if it were read first.
+    with pytest.raises(UserError, match="--output=.*scores.json is there already.*--force"):
+        run_here(flags(folders))
+    assert output.read_text() == "precious" and capsys.readouterr().out == ""
+    (folders / "predictions" / "0.png").unlink()
+    run_here([*flags(folders), "--force"])
+    assert json.loads(output.read_text())["images"] == 2
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "scores.json/below", "/proc/scores.json"])
+def test_an_output_that_cannot_be_written_is_told_before_the_scoring(folders, name, capsys):
+    (folders / "scores.json").write_text("a file")
+    with pytest.raises(UserError, match="--output=.*(cannot be written|must be a file in a folder)"):
+        run_here(flags(folders, output=folders / name))
+    assert capsys.readouterr().out == ""
+
+
+def test_scores_are_printed_though_they_cannot_be_written(folders, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sak_jax.paths.write_text", full)
+    with pytest.raises(UserError, match="--output=.* cannot be written .No space left"):
+        run_here(flags(folders))
+    assert "odsF 0." in capsys.readouterr().out
+
+
+def test_home_and_brackets_in_paths(folders, monkeypatch):
+    monkeypatch.setenv("HOME", str(folders))
+    (folders / "predictions").rename(folders / "maps [1]")
+    (folders / "maps [1]" / "0.png").rename(folders / "maps [1]" / "0.PNG")
+    (folders / "maps [1]" / "._1.png").write_bytes(b"left by another system")
+    run_here(flags(folders, predictions="~/maps [1]", labels="~/labels", output="~/scores.json"))
+    assert json.loads((folders / "scores.json").read_text())["images"] == 3
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_the_tool(folders, how):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400), np.uint8)
+    for image in range(10, 40):
+        Image.fromarray(noise).save(folders / "predictions" / f"{image}.png")
+        Image.fromarray((noise > 250).astype(np.uint8)).save(folders / "labels" / f"{image}.png")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    tool = subprocess.Popen(
+        [sys.executable, TOOL, *flags(folders, workers=2)], env=environment, stderr=subprocess.DEVNULL
+    )
+    workers, deadline = [], time.monotonic() + 60
+    while len(workers) < 3 and time.monotonic() < deadline:  # Two, and Python's tracker of shared resources.
+        workers = Path(f"/proc/{tool.pid}/task/{tool.pid}/children").read_text().split()
+        time.sleep(0.1)
+    assert len(workers) == 3 and tool.poll() is None
+    tool.send_signal(how)
+    tool.wait()
+    assert gone_within(20, workers)
+    assert not (folders / "scores.json").exists()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sak_jax.data import arrayrecord
+from sak_jax.data import arrayrecord, prepared
 from sak_jax.data.rooms import layouts
 
 TOOL = Path(__file__).parents[2] / "tools" / "prepare_data.py"
@@ -28,7 +28,7 @@ def run(monkeypatch, *arguments):
 def test_writes_what_the_data_set_reads(source, tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, "nyud", f"--source={source}", f"--output={tmp_path}", "--samples_per_shard=2") == 0
     assert "wrote 3 train, 2 val samples" in capsys.readouterr().out
-    folder = arrayrecord.find_prepared(tmp_path)
+    folder = prepared.find(tmp_path)
     assert len(list(folder.glob("nyud-train.array_record-*-of-00002"))) == 2
     assert len(arrayrecord.Prepared(folder, "val", ("semseg", "depth", "normals", "edge"))) == 2
 

@@ -13,6 +13,7 @@ import scipy.io
 from PIL import Image
 from tqdm import tqdm
 
+from sak_jax.data.labels import normals_to_colours
 from sak_jax.data.rooms.source import CLASSES, SPLITS, Rooms
 from sak_jax.errors import UserError
 
@@ -51,11 +52,14 @@ def _table(labels: dict[str, int], default: int = 0) -> np.ndarray:
 @contextlib.contextmanager
 def _new_folder(root: str | os.PathLike) -> Iterator[pathlib.Path]:
     """A temporary folder beside `root` that takes its name when everything in it was written."""
-    root = pathlib.Path(root)
+    root = pathlib.Path(os.path.expanduser(root))
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root} exists and is not an empty folder; name a new one")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f"{root.name}.tmp", dir=root.parent))
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        temporary = pathlib.Path(tempfile.mkdtemp(prefix=f"{root.name}.tmp", dir=root.parent))
+    except OSError as error:
+        raise UserError(f"{root}: cannot be written ({error.strerror or error})") from error
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -78,10 +82,6 @@ def _samples(train: int, val: int, **kwargs) -> Iterator[tuple[str, int, dict]]:
 def _png(path: pathlib.Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
-
-
-def _normals_png(normals: np.ndarray) -> np.ndarray:
-    return ((normals + 1) * 127.5).round().astype(np.uint8)
 
 
 def _write_lists(folder: pathlib.Path, ids: dict[str, list[str]]) -> None:
@@ -110,7 +110,7 @@ def write_nyud(
             _png(folder / "images" / f"{name}.png", sample["image"])
             semseg = np.where(boundary, 0, classes[sample["semseg"]]).astype(np.uint8)
             _png(folder / "segmentation" / f"{name}.png", semseg)
-            _png(folder / "normals" / f"{name}.png", _normals_png(sample["normals"]))
+            _png(folder / "normals" / f"{name}.png", normals_to_colours(sample["normals"]))
             _png(folder / "edge" / f"{name}.png", boundary.astype(np.uint8) * 255)
             (folder / "depth").mkdir(exist_ok=True)
             depth = np.where(sample["semseg"] == CLASSES.index("window"), np.float32(0), sample["depth"])
@@ -192,7 +192,7 @@ def write_pascal_context(
             annotation, people[split][name] = _annotation(name, sample)
             _mat(folder / "human_parts" / f"{name}.mat", annotation)
             _png(folder / "sal_distill" / f"{name}.png", sample["sal"] * np.uint8(255))
-            _png(folder / "normals_distill" / f"{name}.png", _normals_png(sample["normals"]))
+            _png(folder / "normals_distill" / f"{name}.png", normals_to_colours(sample["normals"]))
         _write_lists(folder / "ImageSets/Context", ids)
         (folder / "ImageSets/Parts").mkdir()
         (folder / "json").mkdir()

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sak_jax.data.files import MAX_PIXELS
 from sak_jax.data.rooms import render
 from sak_jax.data.rooms.furniture import CLASSES, PARTS
 from sak_jax.data.rooms.scene import Scene, sample_scene
@@ -59,8 +60,12 @@ class Rooms:
             unknown = [name for name in given if name not in known]
             if unknown:
                 raise UserError(f"rooms has no {what} {unknown[0]!r}; it has {', '.join(known)}")
-        if length < 1 or min(size) < 1:
-            raise UserError(f"rooms needs a positive length and size, not {length} and {tuple(size)}")
+        if length < 1 or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+            raise UserError(
+                f"rooms needs a positive length and size of at most {MAX_PIXELS} pixels, not {length} and {tuple(size)}"
+            )
+        if seed < 0:
+            raise UserError(f"rooms needs a seed that is not negative, not {seed}")
         self.split, self.length, self.size, self.seed = split, int(length), (int(size[0]), int(size[1])), int(seed)
         self.tasks, self.extras = tuple(tasks), tuple(extras)
         self._cache: dict[int, dict] | None = {} if cache else None

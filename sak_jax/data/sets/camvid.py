@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float32, UInt8
 
-from sak_jax.data import files
+from sak_jax.data import files, labels, listing
 from sak_jax.data.source import FileSource, check_files, check_samples, find_root
 from sak_jax.errors import UserError
 from sak_jax.tasks import IGNORE
@@ -52,14 +52,15 @@ class CamVid(FileSource):
         if not images.is_dir():
             raise UserError(f"{images}: the folder of CamVid's split {split!r} is missing")
         self._split = split
-        super().__init__(f"CamVid {split}", sorted(path.stem for path in images.glob("*.png")), tasks, on_error, fit)
+        self._images = listing.images(self._root, f"{split}/*", f"the folder {split}").paths
+        super().__init__(f"CamVid {split}", list(self._images), tasks, on_error, fit)
         if not self.ids:
-            raise UserError(f"{images}: holds no PNG files")
+            raise UserError(f"{images}: holds no images")
         self._drop(check_samples(self.ids, lambda sample_id: check_files(self.paths(sample_id))))
 
     def paths(self, sample_id: str) -> dict[str, epath.Path]:
         """The files of a sample, by image and label."""
-        paths = {"image": self._root / self._split / f"{sample_id}.png"}
+        paths = {"image": self._images[sample_id]}
         if self.tasks:
             paths["labels"] = self._root / f"{self._split}annot" / f"{sample_id}.png"
         return paths
@@ -69,19 +70,18 @@ class CamVid(FileSource):
         sample = {"image": files.decode_image(files.read_bytes(paths["image"]), str(paths["image"]))}
         if not self.tasks:
             return sample
-        labels = files.decode_label(files.read_bytes(paths["labels"]), str(paths["labels"]))
-        semseg = files.check_range(
-            np.where(labels == _VOID, IGNORE, labels).astype(np.uint8), _VOID, str(paths["labels"])
-        )
-        sample["semseg"] = semseg
+        name = str(paths["labels"])
+        semseg = labels.decode("index", files.read_bytes(paths["labels"]), name)
+        semseg[semseg == _VOID] = IGNORE
+        sample["semseg"] = labels.check_range(semseg, _VOID, name)
         return sample
 
     def _derive(self, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        labels = sample.pop("semseg", None)
+        semseg = sample.pop("semseg", None)
         if "semseg" in self.tasks:
-            sample["semseg"] = labels
+            sample["semseg"] = semseg
         if "edge" in self.tasks:
-            sample["edge"] = boundaries(labels)
+            sample["edge"] = boundaries(semseg)
         return sample
 
 

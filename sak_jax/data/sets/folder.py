@@ -6,25 +6,20 @@
         val=dict(images="val/*.jpg", semseg="val_labels/{id}.png", depth="val_depth/{id}.png"),
     )
 
-`{id}` stands for the image's name without folder and ending. Encodings, by task or new task (those in `ENCODINGS`, else
-`index`, where nothing is said):
-
-  index         one-channel PNG of class indices, 255 = ignore
-  index_from_1  the same, 0 = ignore, classes from 1
-  binary        one-channel PNG: 0 below 128, else 1
-  fraction      one-channel PNG, 0..255 for 0..1
-  rgb_normals   RGB PNG, (n + 1) * 127.5; black is invalid
-  metres        .npy of metres, 0 = invalid
-  millimetres   one-channel 16-bit PNG, 0 = invalid
+`{id}` stands for the image's path below the part of its pattern that holds no `*`, without ending: `a` for
+`train/a.jpg` of `train/*.jpg`, `rome/a` for `train/rome/a.jpg` of `train/*/*.jpg`. Images are turned upright by their
+EXIF orientation, as viewers show them. Encodings are those of `sak_jax.data.labels`, by task; where nothing is said
+that in `ENCODINGS`, else `index`.
 """
 
 import os
 from collections.abc import Mapping
 
 import numpy as np
+from absl import logging
 from etils import epath
 
-from sak_jax.data import files
+from sak_jax.data import files, labels, listing
 from sak_jax.data.source import FileSource, check_files, check_samples, find_root
 from sak_jax.errors import UserError
 
@@ -36,7 +31,7 @@ class Folder(FileSource):
 
     Args:
       root: the folder that patterns are relative to.
-      patterns: `images`, a glob pattern, and by task the path of the labels with `{id}` in it.
+      patterns: `images`, as `listing.images` takes it, and by task the path of the labels with `{id}` in it.
       tasks: labels wanted.
       encodings: by task, where not as in `ENCODINGS`.
       on_error: "raise", or "skip" damaged samples.
@@ -59,59 +54,52 @@ class Folder(FileSource):
         self._encodings = {task: (encodings or {}).get(task, ENCODINGS.get(task, "index")) for task in tasks}
         self._labels = {}
         for task, encoding in self._encodings.items():
-            if encoding not in _DECODERS:
-                raise UserError(f"data.encodings.{task}={encoding!r} is unknown; take one of {', '.join(_DECODERS)}")
-            if "{id}" not in patterns.get(task, ""):
-                raise UserError(f"data has no pattern for the labels of {task!r}, such as '{task}/{{id}}.png'")
-            self._labels[task] = patterns[task]
+            if encoding not in labels.ENCODINGS:
+                known = ", ".join(labels.ENCODINGS)
+                raise UserError(f"data.encodings.{task}={encoding!r} is unknown; take one of {known}")
+            self._labels[task] = _label_pattern(task, patterns.get(task, ""))
         pattern = patterns.get("images", "images/*")
-        self._images = {path.stem: path for path in sorted(self._root.glob(pattern)) if path.is_file()}
-        super().__init__(str(self._root), sorted(self._images), tasks, on_error, fit)
+        found = listing.images(self._root, pattern, "the pattern of images")
+        self._images = found.paths
+        super().__init__(str(self._root), list(found.paths), tasks, on_error, fit)
+        if found.left_out:
+            example = f"{len(found.left_out)} files beside them, such as {found.left_out[0]}"
+            logging.warning("%s: %s matches %d images, and leaves out %s", root, pattern, len(self), example)
         if not self.ids:
-            raise UserError(f"no images match {self._root / pattern}")
-        self._drop(check_samples(self.ids, lambda sample_id: check_files(self.paths(sample_id))))
+            others = f"; {example} are there" if found.left_out else ""
+            raise UserError(f"no images match {self._root / pattern}{others}")
+        label_files = {path for sample_id in self.ids for path in self.label_paths(sample_id).values()}
+        both = next((path for path in self._images.values() if path in label_files), None)
+        if both is not None:
+            raise UserError(f"{both}: the pattern of images {pattern!r} matches labels too: let it match images alone")
+        self._drop(check_samples(self.ids, lambda sample_id: check_files(self.paths(sample_id), upright=True)))
 
     def paths(self, sample_id: str) -> dict[str, epath.Path]:
         """The files of a sample, by image and label."""
-        labels = {task: self._root / pattern.format(id=sample_id) for task, pattern in self._labels.items()}
-        return {"image": self._images[sample_id]} | labels
+        return {"image": self._images[sample_id]} | self.label_paths(sample_id)
+
+    def label_paths(self, sample_id: str) -> dict[str, epath.Path]:
+        """The files of a sample's labels."""
+        return {task: self._root / pattern.replace("{id}", sample_id) for task, pattern in self._labels.items()}
 
     def _load(self, index: int) -> dict[str, np.ndarray]:
         sample = {}
         for key, path in self.paths(self.ids[index]).items():
             content, name = files.read_bytes(path), str(path)
-            decode = files.decode_image if key == "image" else _DECODERS[self._encodings[key]]
-            sample[key] = decode(content, name)
+            if key == "image":
+                sample[key] = files.decode_image(content, name, upright=True)
+            else:
+                sample[key] = labels.decode(self._encodings[key], content, name)
         return sample
 
 
-def _index_from_1(content: bytes, name: str) -> np.ndarray:
-    return files.decode_label(content, name) - np.uint8(1)  # 0, void, wraps to 255
-
-
-def _binary(content: bytes, name: str) -> np.ndarray:
-    return (files.decode_label(content, name) > 127).astype(np.uint8)
-
-
-def _fraction(content: bytes, name: str) -> np.ndarray:
-    return files.decode_label(content, name) / np.float32(255)
-
-
-def _millimetres(content: bytes, name: str) -> np.ndarray:
-    return files.decode_integers(content, name).astype(np.float32) / np.float32(1000)
-
-
-def _rgb_normals(content: bytes, name: str) -> np.ndarray:
-    colours = files.decode_image(content, name)
-    return np.where((colours == 0).all(axis=-1, keepdims=True), np.float32(0), files.decode_normals(colours))
-
-
-_DECODERS = {
-    "index": files.decode_label,
-    "index_from_1": _index_from_1,
-    "binary": _binary,
-    "fraction": _fraction,
-    "rgb_normals": _rgb_normals,
-    "metres": files.decode_depth,
-    "millimetres": _millimetres,
-}
+def _label_pattern(task: str, pattern: str) -> str:
+    if "{id}" not in pattern:
+        raise UserError(f"data has no pattern for the labels of {task!r}, such as '{task}/{{id}}.png'")
+    listing.check_relative(pattern, f"the pattern of {task}")
+    rest = pattern.replace("{id}", "")
+    if "{" in rest or "}" in rest or "*" in rest:
+        raise UserError(
+            f"the pattern {pattern!r} of {task!r}: {{id}} alone stands for something, {{{{x}}}} and * do not"
+        )
+    return pattern

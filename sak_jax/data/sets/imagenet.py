@@ -8,7 +8,6 @@ where its images lie is listed once and kept in the cache folder, so that any wo
 import hashlib
 import os
 import tarfile
-import tempfile
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,13 +15,15 @@ from absl import logging
 from etils import epath
 from tqdm import tqdm
 
-from sak_jax.data import files
+from sak_jax.data import cache, files, listing
 from sak_jax.data.source import FileSource, find_root
 from sak_jax.errors import UserError
+from sak_jax.paths import absolute, is_remote
 
 COUNTS = {"train": 1_281_167, "val": 50_000}
 ORIGIN = "image-net.org (ILSVRC2012_img_train.tar)"
-_ENDINGS = (".jpeg", ".jpg", ".png")
+_LONGEST_HEADER = 1 << 24
+"""Bytes of a name in a tar file; a header that claims more is damaged."""
 
 
 class ImageNet(FileSource):
@@ -57,7 +58,7 @@ class ImageNet(FileSource):
             raise UserError(f"{root}: has neither {tars[0].name}, {tars[1].name} nor a folder {split}")
         super().__init__(f"ImageNet {split}", _list(self._tar, self._folder), (), on_error, fit)
         if len(self) == 0:
-            raise UserError(f"{self._tar or self._folder}: holds no images ({', '.join(_ENDINGS)})")
+            raise UserError(f"{self._tar or self._folder}: holds no images")
         if len(self) != COUNTS.get(split, len(self)):
             logging.warning("%s holds %d images; ImageNet has %d.", self._tar or self._folder, len(self), COUNTS[split])
 
@@ -74,7 +75,7 @@ class ImageNet(FileSource):
             with self._tar.open("rb") as file:
                 file.seek(offset)
                 return file.read(size)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{self._tar}: cannot be read ({error})") from error
 
 
@@ -103,71 +104,89 @@ class _Listing(Sequence):
     def entry(self, index: int) -> tuple[str, int, int]:
         """Name, offset and size."""
         name, offset, size = self._table[index]
-        return name.decode(), int(offset), int(size)
+        return name.decode("utf-8", "surrogateescape"), int(offset), int(size)
 
 
 def _list(tar: epath.Path | None, folder: epath.Path) -> _Listing:
-    source = tar or folder
-    key = f"{source.resolve()} {_stamp(tar) if tar else ''}"
-    cache = epath.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sak_jax" / "imagenet"
-    path = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
-    if tar is None or not path.is_file():  # Folders may have changed within: list them every time.
+    key = f"{absolute(tar or folder)} {cache.stamp(tar) if tar else ''}"
+    place = cache.folder("imagenet")
+    path = os.path.join(place, f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:16]}.npy")
+    if tar is None or not _is_whole(path, tar):  # Folders may have changed within: list them every time.
         entries = list(_tar_entries(tar) if tar else _folder_entries(folder))
         longest = max((len(name) for name, _, _ in entries), default=1)
         table = np.array(entries, [("name", f"S{longest}"), ("offset", np.int64), ("size", np.int64)])
-        path = _write(path, table)
-    return _Listing(os.fspath(path))
+        try:
+            cache.write(path, table)
+        except OSError as error:
+            raise UserError(f"{path}: the list of images cannot be kept ({error}): set XDG_CACHE_HOME") from error
+    return _Listing(path)
 
 
-def _stamp(tar: epath.Path) -> str:
-    if "://" in str(tar):
-        return f"{tar.stat().length} {tar.stat().mtime}"
-    stat = os.stat(tar)  # epath's has whole seconds.
-    return f"{stat.st_size} {stat.st_mtime_ns}"
-
-
-def _write(path: epath.Path, table: np.ndarray) -> epath.Path:
+def _is_whole(path: str, tar: epath.Path) -> bool:
+    """Whether a kept list can be used; it is made again if not."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        path = epath.Path(tempfile.mkdtemp(prefix="sak_jax_imagenet_")) / path.name
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".npy")
-    with os.fdopen(handle, "wb") as file:
-        np.save(file, table)
-    os.replace(temporary, path)
-    return path
+        table = np.load(path, mmap_mode="r")
+        ends = table["offset"] + table["size"]
+        return bool((table["offset"] >= 0).all() and (table["size"] >= 0).all() and ends.max() <= _length(tar))
+    except Exception:  # NumPy raises whatever the damage makes it stumble over.
+        return False
+
+
+def _length(tar: epath.Path) -> int:
+    return tar.stat().length if is_remote(tar) else os.stat(tar).st_size  # epath's asks for the owner's name.
 
 
 def _folder_entries(folder: epath.Path) -> Iterator[tuple[bytes, int, int]]:
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    for name in tqdm(["", *classes], desc=f"listing {folder}", unit="class", disable=len(classes) < 100):
-        for path in sorted((folder / name).iterdir()):
-            if path.suffix.lower() in _ENDINGS:
-                yield f"{name}/{path.name}".lstrip("/").encode(), 0, 0
+    top = listing.entries(folder)
+    classes = [name for name, is_folder in top if is_folder and not name.startswith(".")]
+    yield from ((os.fsencode(name), 0, 0) for name, is_folder in top if not is_folder and files.is_image(name))
+    for kind in tqdm(classes, desc=f"listing {folder}", unit="class", disable=len(classes) < 100):
+        for name, is_folder in listing.entries(folder / kind):
+            if not is_folder and files.is_image(name):
+                yield os.fsencode(f"{kind}/{name}"), 0, 0
 
 
 def _tar_entries(tar: epath.Path) -> Iterator[tuple[bytes, int, int]]:
-    length = tar.stat().length
+    length = _length(tar)
     with tar.open("rb") as file, tqdm(total=length, desc=f"listing {tar}", unit="B", unit_scale=True) as progress:
         try:
-            yield from _members(file, "", str(tar), length, progress)
-        except (tarfile.TarError, EOFError, OSError) as error:
+            yield from _members(_Headers(file), "", str(tar), length, progress)
+        except UserError:
+            raise
+        except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, RecursionError) as error:
             raise UserError(f"{tar}: is not a whole, uncompressed tar file ({error})") from error
 
 
-def _members(file, prefix: str, name: str, length: int, progress: tqdm) -> Iterator[tuple[bytes, int, int]]:
+class _Headers:
+    """A file of which no more is read at once than a header may hold."""
+
+    def __init__(self, file):
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """So many bytes. Raises TarError if a header claims to be negative or huge."""
+        if not 0 <= size <= _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
+
+
+def _members(file: _Headers, prefix: str, name: str, length: int, progress: tqdm) -> Iterator[tuple[bytes, int, int]]:
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
             archive.members = []  # It would keep every member, some gigabytes of them.
+            if member.size < 0:
+                raise UserError(f"{name}: says that {member.name} has {member.size} bytes: it is damaged")
             if not member.isfile():
                 continue
             if member.offset_data + member.size > length:
                 raise UserError(f"{name}: is truncated within {member.name}")
-            if member.name.endswith(".tar"):
+            hidden = any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/"))
+            if member.name.endswith(".tar") and not hidden:
                 file.seek(member.offset_data)
                 yield from _members(file, f"{member.name.removesuffix('.tar')}/", name, length, progress)
-            elif member.name.lower().endswith(_ENDINGS):
-                yield (prefix + member.name).encode(), member.offset_data, member.size
+            elif not hidden and files.is_image(member.name.rpartition("/")[2]):
+                yield (prefix + member.name).encode("utf-8", "surrogateescape"), member.offset_data, member.size
             progress.update(member.offset_data + member.size - progress.n)
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # Python's reader ends as if all were well.

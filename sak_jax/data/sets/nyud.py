@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from sak_jax.data import files
+from sak_jax.data import files, labels
 from sak_jax.data.source import FileSource, check_files, check_samples, find_root, read_split
 from sak_jax.errors import UserError
 
@@ -24,6 +24,7 @@ CLASSES = 40
 COUNTS = {"train": 795, "val": 654}
 ORIGIN = "the Google Drive folder linked at github.com/innovator-zero/SAK (NYUD-v2)"
 _LABELS = {"semseg": "segmentation/{}.png", "depth": "depth/{}.npy", "normals": "normals/{}.png", "edge": "edge/{}.png"}
+_ENCODINGS = {"semseg": "index_from_1", "depth": "measured_metres", "normals": "all_normals", "edge": "fraction"}
 TASKS = tuple(_LABELS)
 
 
@@ -85,11 +86,5 @@ def _read(key: str, path: os.PathLike) -> np.ndarray:
     content, name = files.read_bytes(path), str(path)
     if key == "image":
         return files.decode_image(content, name)
-    if key == "semseg":
-        label = files.decode_label(content, name) - np.uint8(1)  # 0, void, wraps to 255
-        return files.check_range(label, CLASSES, name)
-    if key == "depth":
-        return files.decode_depth(content, name)
-    if key == "normals":
-        return files.decode_normals(files.decode_image(content, name))
-    return files.decode_label(content, name) / np.float32(255)
+    label = labels.decode(_ENCODINGS[key], content, name)
+    return labels.check_range(label, CLASSES, name) if key == "semseg" else label

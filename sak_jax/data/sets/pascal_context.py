@@ -25,7 +25,7 @@ from etils import epath
 from jaxtyping import Float32, UInt8, UInt16
 
 from sak_jax.boundary.maps import boundary_of_labels, thin
-from sak_jax.data import files
+from sak_jax.data import files, labels, mat
 from sak_jax.data.source import FileSource, check_files, check_samples, find_root, read_split
 from sak_jax.errors import UserError
 from sak_jax.paths import write_text
@@ -133,9 +133,9 @@ class PASCALContext(FileSource):
                 size = sample["image"].shape[:2]
                 sample[task] = human_parts(*contents[task], size) if task in contents else np.zeros(size, np.uint8)
             elif task == "sal":
-                sample[task] = (files.decode_label(*contents[task]) > 127).astype(np.uint8)
+                sample[task] = (labels.decode("levels", *contents[task]) > 127).astype(np.uint8)
             elif task == "normals":
-                normals = files.decode_normals(files.decode_image(*contents[task]))
+                normals = labels.decode("all_normals", *contents[task])
                 self._same_size(normals, sample["image"], paths[task])
                 normals[~self._normals_valid.take(context, mode="clip")] = 0
                 sample[task] = normals
@@ -155,7 +155,7 @@ class PASCALContext(FileSource):
 
     @staticmethod
     def _read_semseg(path: epath.Path) -> UInt8[np.ndarray, "h w"]:
-        return files.check_range(files.decode_label(files.read_bytes(path), str(path)), CLASSES, str(path))
+        return labels.check_range(labels.decode("index", files.read_bytes(path), str(path)), CLASSES, str(path))
 
     def _read_classes(self) -> np.ndarray:
         """By context class, whether normals (of a network trained on NYUD) hold; the last is for all beyond."""
@@ -206,10 +206,11 @@ def benchmark_boundaries(context: UInt16[np.ndarray, "h w"]) -> Float32[np.ndarr
 
 
 def _label_map(content: bytes, name: str) -> UInt16[np.ndarray, "h w"]:
-    labels = files.decode_mat(content, name, "LabelMap")
-    if labels.dtype.kind not in "uif" or not (np.min(labels) >= 0 and np.max(labels) < 2**16):
+    context = mat.decode(content, name, "LabelMap")
+    numbers = context.ndim == 2 and context.size > 0 and context.dtype.kind in "uif"
+    if not numbers or not (np.min(context) >= 0 and np.max(context) < 2**16):
         raise UserError(f"{name}: `LabelMap` must hold labels of 0..65535")
-    return np.ascontiguousarray(labels, np.uint16)  # MATLAB's arrays lie column by column.
+    return np.ascontiguousarray(context, np.uint16)  # MATLAB's arrays lie column by column.
 
 
 def human_parts(content: bytes, name: str, size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
@@ -230,7 +231,7 @@ def human_parts(content: bytes, name: str, size: tuple[int, int]) -> UInt8[np.nd
 
 def _objects(content: bytes, name: str) -> list[tuple[int, np.ndarray, list[tuple[str, np.ndarray]]]]:
     """Class, mask and parts (name, mask) of each object, by the order of the fields."""
-    annotation = files.decode_mat(content, name, "anno")
+    annotation = mat.decode(content, name, "anno")
     try:
         objects = []
         for entry in annotation[0][0][1][0]:

@@ -9,13 +9,15 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sak_jax import builders
+from sak_jax import predict, recipe
 from sak_jax.engine import checkpoints
 from sak_jax.errors import UserError
-from sak_jax.methods.sak.pytorch import PEFT, POSITIONS, load_pytorch_state, pytorch_state, square_grid
+from sak_jax.methods.sak import build
+from sak_jax.methods.sak.pytorch import PEFT, POSITIONS, load_pytorch_state, pytorch_state
 from sak_jax.methods.sak.student import Student, StudentConfig, merge_lora
 from sak_jax.nn.vit import LoRA
 from sak_jax.weights import files
+from sak_jax.weights.positions import square_grid
 
 Weights = Mapping[str, np.ndarray]
 
@@ -34,7 +36,7 @@ def read_backbone(path: epath.PathLike, config: ConfigDict) -> Student:
         for key, value in files.read_weights(path).items()
         if not re.match(r"(backbone\.)?mor\.|heads\.", key)
     }
-    settings = builders.student_config(config, "distill")
+    settings = build.student_config(config, "distill")
     stem = dataclasses.replace(settings.stem, image_size=_image_size(weights, settings, path))
     if not _has_lora(weights):
         stem = dataclasses.replace(stem, lora=None)
@@ -60,8 +62,8 @@ def import_student(config: ConfigDict, path: epath.PathLike, output: epath.PathL
     Raises:
       UserError: the file can't be read or is not this recipe's student, or `output` holds a checkpoint.
     """
-    if config.model.encoder.model:
-        raise UserError("config.model.encoder is a foundation model: only students are imported")
+    if config.method != "sak":
+        raise UserError(f"config.method is {config.method}: only students of SAK are imported")
     output = epath.Path(output).expanduser()
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} is not empty; give a new --output")
@@ -69,13 +71,13 @@ def import_student(config: ConfigDict, path: epath.PathLike, output: epath.PathL
     stage = "multitask" if any(key.startswith("backbone.") for key in weights) else "distill"
     if config.model.aligners == "auto" and any("ts_aligners." in key for key in weights):
         config.model.aligners = "all"  # The published code has aligners for all teachers or for none.
-    student = _abstract(builders.student_config(config, stage))
+    student = _abstract(build.student_config(config, stage))
     if merge:
         student = _abstract(_without_lora(student.config))
     _load(student, weights, config, merge, path)
     if merge:
         config.model.lora.rank = 0
-    checkpoints.write_model(output, stage, config, nnx.state(student))
+    checkpoints.write_model(output, stage, config[stage].steps, recipe.plain(config), nnx.state(student))
     return stage
 
 
@@ -96,7 +98,7 @@ def export_student(checkpoint: epath.PathLike, output: epath.PathLike, *, merge:
     output = epath.Path(output).expanduser()
     if output.suffix not in (".pth", ".safetensors"):
         raise UserError(f"{output}: the name must end in .pth or .safetensors")
-    student = builders.load(checkpoint).student
+    student = predict.load(checkpoint).student
     if not isinstance(student, Student):
         raise UserError(f"{checkpoint} holds a foundation model with heads, not a student that the published code has")
     settings = student.config

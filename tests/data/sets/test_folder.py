@@ -75,7 +75,7 @@ def test_every_encoding(root):
             "sample 'a' has the label 3 of task 'semseg'.* for 0..2; .*tasks.semseg.channels",
         ),
         (
-            {"height": {"channels": 1, "loss": "l1", "weight": 1.0, "metric": "RMSE"}},
+            {"height": {"channels": 1, "kind": "depth", "weight": 1.0, "metric": "RMSE"}},
             "labels of task 'height' are uint8.*data.encodings.height to metres, millimetres",
         ),
     ],

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ Weights = dict[tuple, np.ndarray]
 """Arrays on the host by their path in a model."""
 
 
+@runtime_checkable
 class Batches(Protocol):
     """An iterator over this process's batches that can be set back to where it was."""
 
@@ -84,6 +85,7 @@ class Start:
     weights: Weights = dataclasses.field(default_factory=dict)
 
 
+@runtime_checkable
 class Metric(Protocol):
     """A score from sums over batches, see `sak_jax.tasks.kind.Metric`."""
 

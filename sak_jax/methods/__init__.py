@@ -13,7 +13,7 @@ A method is a module, or any object, with:
 
 import importlib
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sak_jax import keys
 from sak_jax.errors import UserError
@@ -25,6 +25,7 @@ METHODS: dict[str, "str | Method"] = {
 """Modules by name, imported when they are asked for, or what `register` was given."""
 
 
+@runtime_checkable
 class Method(Protocol):
     """The questions that a method answers, see the module's docstring."""
 

@@ -77,7 +77,7 @@ def dinov3_rules(config) -> list[Rule]:
     ]
 
 
-def croco_rules(config: ViTConfig) -> list[Rule]:
+def croco_rules(config) -> list[Rule]:
     """CroCo's encoder, as MASt3R has it."""
     theirs = "enc_blocks.{i}.attn.qkv"
     own = ("blocks.attention.qkv.kernel", "blocks.attention.qkv.bias")

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sak_jax.nn import layers, resize
+from sak_jax.nn.activations import exact_gelu
 from sak_jax.teachers.entry import IMAGENET, TAPS, Family, Teacher
 from sak_jax.weights import names_timm
 
@@ -54,8 +55,8 @@ class RelativeAttention(nnx.Module):
     def __init__(self, config: SAMConfig, grid: tuple[int, int], *, dtype, rngs: nnx.Rngs):
         width, head_width = config.width, config.width // config.heads
         init = layers.truncated_normal
-        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, kernel_init=init, rngs=rngs)
-        self.output = nnx.Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.qkv = layers.Linear(width, 3 * width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.output = layers.Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
         self.rows = nnx.Param(init(rngs.params(), (2 * grid[0] - 1, head_width)))
         self.columns = nnx.Param(init(rngs.params(), (2 * grid[1] - 1, head_width)))
         self.heads = config.heads
@@ -103,9 +104,9 @@ class SAMBlock(nnx.Module):
 
         def linear(name, features_in, features_out, rngs):
             init = layers.truncated_normal
-            return nnx.Linear(features_in, features_out, dtype=dtype, kernel_init=init, rngs=rngs)
+            return layers.Linear(features_in, features_out, dtype=dtype, kernel_init=init, rngs=rngs)
 
-        self.mlp = layers.Mlp(config.width, 4 * config.width, activation=layers.exact_gelu, linear=linear, rngs=rngs)
+        self.mlp = layers.Mlp(config.width, 4 * config.width, activation=exact_gelu, linear=linear, rngs=rngs)
         self.window = window
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:

@@ -57,8 +57,8 @@ def bicubic_matrix(source: int, target: int) -> Float[np.ndarray, "target source
 
 
 def _positions(source: int, target: int) -> Float[np.ndarray, "target"]:
-    """Where the targets' centres lie among the sources'."""
-    return (np.arange(target) + 0.5) * (source / target) - 0.5
+    """Where the targets' centres lie among the sources': as PyTorch, by a float32 scale, rounded to float32 once."""
+    return ((np.arange(target) + 0.5) * np.float64(np.float32(source / target)) - 0.5).astype(np.float32)
 
 
 def _gathering(source: int, first: np.ndarray, weights: list[np.ndarray]) -> Float[np.ndarray, "target source"]:

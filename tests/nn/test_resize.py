@@ -27,6 +27,13 @@ def test_maps_as_pytorch_with_their_gradients(size, mode, ours, channels):
     np.testing.assert_allclose(pullback(jnp.cos(y))[0], theirs.grad, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("mode, ours", [("bilinear", resize_bilinear), ("bicubic", resize_bicubic)])
+def test_places_far_from_the_first_are_pytorchs_to_the_last_bit(mode, ours):
+    x = np.random.default_rng(0).standard_normal((1, 448, 3, 2), np.float32)
+    expected = interpolate(x, (796, 4), mode=mode)
+    np.testing.assert_allclose(ours(jnp.asarray(x), (796, 4)), expected, atol=5e-6)
+
+
 def test_maps_keep_their_precision():
     x = jnp.ones((1, 2, 3, 4), jnp.bfloat16)
     assert resize_bilinear(x, (4, 6)).dtype == jnp.bfloat16

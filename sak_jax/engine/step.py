@@ -9,7 +9,6 @@ from flax import nnx
 
 from sak_jax.engine.stage import Batch, Logs, Part, Stage
 
-
 NOISE = 1
 """What tells the noise's random stream from that of initialisation."""
 

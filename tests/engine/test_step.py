@@ -95,7 +95,7 @@ def test_accumulated_parts_give_the_whole_batch(images):
 
 
 def test_accumulated_parts_of_stage_two_have_the_whole_batchs_loss_and_gradient(labelled):
-    """Counts of pixels are the whole batch's. Batch statistics are a part's own: here the parts show the same images."""
+    """Counts of pixels are the whole batch's. Batch statistics are a part's: here the parts show the same images."""
     half = {name: value[:4] for name, value in labelled.items()}
     batch = {name: jnp.stack([value, value], axis=1).reshape(-1, *value.shape[1:]) for name, value in half.items()}
     # Labels of the two parts differ, and so do the numbers of their valid pixels: of the second hardly any is valid.

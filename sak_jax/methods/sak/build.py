@@ -1,5 +1,7 @@
 """From a recipe to SAK's student and its committee."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -55,7 +57,11 @@ def student_config(config: ConfigDict, stage: str) -> StudentConfig:
     selected = tasks.select(recipe.ordered(config.tasks)) if stage == "multitask" else ()
     return StudentConfig(
         stem=ViTConfig(
-            **sizes, taps=tuple(range(step - 1, sizes["depth"], step)), image_size=tuple(config.image_size), lora=lora
+            **sizes,
+            taps=tuple(range(step - 1, sizes["depth"], step)),
+            image_size=tuple(config.image_size),
+            lora=lora,
+            attention=model.attention,
         ),
         teachers=teachers,
         tasks=tuple((task.name, task.channels) for task in selected),
@@ -81,6 +87,8 @@ def committee(config: ConfigDict) -> Frozen | None:
     for name, settings in selected_teachers(config).items():
         teacher = registry.get(settings.pop("model"))
         sized = teacher.for_size(tuple(config.image_size), pad=settings.get("pad", True))
+        if hasattr(sized, "attention"):
+            sized = dataclasses.replace(sized, attention=config.model.attention)
         modules[name] = registry.abstract(teacher, sized, dtype)
         views[name] = registry.view_of(teacher, **settings)
         options[name] = {"name": teacher.name, "pad": settings.get("pad", True)}

@@ -62,6 +62,19 @@ def _installed(name: str) -> bool:
         return False
 
 
+def given(path: epath.PathLike) -> epath.Path:
+    """A path as a user gives it: `~` is the home folder, and `gs://` can be used.
+
+    Raises:
+      UserError: a `~` without a home folder, another kind of address, or see `check_remote`.
+    """
+    check_remote(path)
+    path = epath.Path(os.path.expanduser(path))
+    if os.fspath(path).startswith("~"):
+        raise UserError(f"{path}: there is no home folder for ~; give the whole path")
+    return path
+
+
 def check_output(path: epath.PathLike, *, force: bool = False, flag: str = "--output") -> epath.Path:
     """The file that a tool is to write, checked before the work begins.
 
@@ -73,10 +86,8 @@ def check_output(path: epath.PathLike, *, force: bool = False, flag: str = "--ou
     Raises:
       UserError: there is such a file already, or it can't be written; names the remedy.
     """
-    file = epath.Path(path)
+    file = given(path)
     try:
-        file = file.expanduser()
-        check_remote(file)
         if file.is_dir():
             raise UserError(f"{flag}={file} is a folder; give the name of a file")
         if file.exists() and not force:
@@ -85,7 +96,7 @@ def check_output(path: epath.PathLike, *, force: bool = False, flag: str = "--ou
             _probe(file)
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:  # a null character; no home folder
+    except (OSError, ValueError) as error:  # ValueError: a null character
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{flag}={file} can't be written ({reason}); give another place") from error
     return file
@@ -94,9 +105,10 @@ def check_output(path: epath.PathLike, *, force: bool = False, flag: str = "--ou
 def _probe(file: epath.Path) -> None:
     """Writes a byte where `file` is to be, or in the nearest folder there is."""
     folder = os.path.abspath(file.parent)
-    if os.fspath(file).startswith("~"):
-        raise RuntimeError("there is no home folder for ~")
-    while not os.path.lexists(folder):
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(folder)
+            break
         folder = os.path.dirname(folder)
     probe = os.path.join(folder, f".{file.name}.{os.getpid()}.tmp")
     try:

@@ -38,14 +38,7 @@ ENGINE = {
         "truth": Key("boundary", choices=("boundary", "label_map"), runtime=True),
         "workers": Key(0, at_least=0, runtime=True),  # Processes; 0 is one a processor.
     },
-    "data": {
-        "name": Key(""),  # A key of `sak_jax.data.DATASETS`, whose own keys stand here too.
-        "root": Key("", runtime=True),
-        "workers": Key(0, at_least=0, runtime=True),  # Worker processes that read and transform; 0 is threads.
-        # Or "skip": leave out samples that can't be read, count and report them.
-        "on_error": Key("raise", choices=("raise", "skip"), runtime=True),
-        "resize": Key(False),  # Shrink larger images (not those of rooms) to fit into image_size.
-    },
+    "data": data.KEYS,  # And those of the data set that `data.name` names.
     "eval_batch_size": Key(16, above=0, runtime=True),
     "log_every": Key(10, above=0, runtime=True),
     # Steps; how many of the newest are kept (the best is kept too).
@@ -181,9 +174,7 @@ def keys_of(config: Mapping) -> dict:
       UserError: it names an unknown method or data set.
     """
     method = methods.get(config["method"]).keys()
-    section = config["data"]
-    named = data.keys(section["name"]) if section["name"] else {}
-    return keys.merged(ENGINE, method, {"data": named})
+    return keys.merged(ENGINE, method, {"data": data.keys(config["data"]["name"])})
 
 
 def check(config: ConfigDict, devices: int) -> None:

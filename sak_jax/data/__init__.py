@@ -1,31 +1,98 @@
-"""Tasks, transforms, the input pipeline, and one module a data set; `create_source` makes the one a config names."""
+"""Data sets by name: samples by index, with image and labels as NumPy arrays at their original size.
+
+A data set is a module with the class, `KEYS` (its keys in a recipe, with their defaults) and `create`; or what a recipe
+registers. Nothing here knows what the labels are used for.
+"""
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
+from sak_jax.data.source import Source
 from sak_jax.errors import UserError
 from sak_jax.keys import Key, Keys
 
+__all__ = ["DATASETS", "KEYS", "Dataset", "Source", "create_source", "keys", "register"]
+
 Size = tuple[int, int]
 
+KEYS = {
+    "name": Key(""),
+    "root": Key("", runtime=True),  # The folder; data/NAME if empty.
+    "workers": Key(0, at_least=0, runtime=True),  # Worker processes that read and transform; 0 is threads.
+    # Or "skip": leave out samples that can't be read, count and report them.
+    "on_error": Key("raise", choices=("raise", "skip"), runtime=True),
+    "resize": Key(False),  # Shrink larger images (not those of rooms) to fit into image_size.
+    "check": Key("full", choices=("full", "fast"), runtime=True),  # Read all labels at the start, or headers alone.
+}
+"""Keys of every data set, with their defaults and ranges."""
 
-@runtime_checkable
-class Source(Protocol):
-    """Samples by index: what Grain calls a random access data source."""
 
-    def __len__(self) -> int: ...
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set that a recipe can name.
 
-    def __getitem__(self, index: int) -> dict: ...
+    Attributes:
+      create: function of (split, tasks, image_size, **values) that gives a `Source`. Values are `root`, `on_error`,
+        `fit` (the size to shrink to, or None) and those of `keys`.
+      keys: keys of its own under `config.data`, with their defaults and ranges.
+    """
+
+    create: Callable[..., Source]
+    keys: Keys
+
+
+_MODULES = {
+    "rooms": "rooms.source",
+    "nyud": "sets.nyud",
+    "pascal_context": "sets.pascal_context",
+    "imagenet": "sets.imagenet",
+    "shards": "sets.shards",
+    "camvid": "sets.camvid",
+    "folder": "sets.folder",
+}
+DATASETS: dict[str, Dataset | str] = dict(_MODULES)
+"""By name; modules are imported when they are asked for."""
+
+
+def register(name: str, create: Callable[..., Source], keys: Keys | None = None) -> None:
+    """Makes a data set known under `name`; the fields of `Dataset` say what is wanted.
+
+    Raises:
+      UserError: the name is one of the package's own, or a key is one of `KEYS`.
+    """
+    if name in _MODULES or not name:
+        raise UserError(f"a data set of the name {name!r} is there already; choose another")
+    both = sorted(set(keys or ()) & set(KEYS))
+    if both:
+        raise UserError(f"the data set {name!r}: the key {both[0]!r} is one of every data set; choose another")
+    DATASETS[name] = Dataset(create, dict(keys or {}))
+
+
+def _dataset(name: str) -> Dataset:
+    if name not in DATASETS:
+        raise UserError(f"data.name={name!r} is unknown; the data sets are {', '.join(DATASETS)}")
+    found = DATASETS[name]
+    if isinstance(found, str):
+        module = importlib.import_module(f"sak_jax.data.{found}")
+        found = DATASETS[name] = Dataset(module.create, module.KEYS)
+    return found
+
+
+def keys(name: str) -> Keys:
+    """All keys under `config.data` of a data set, with their ranges; those of every one where there is no name.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    return KEYS | dict(_dataset(name).keys) if name else KEYS
 
 
 def create_source(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    """The data source that `config.data` names.
+    """The data source that a recipe names.
 
     Args:
-      data: `config.data`. `name` is a key of `DATASETS`; the other keys are read by the data set: `root`
-        (`data/<name>` if empty), `on_error` ("raise" or "skip"), `resize` (shrink larger images to fit `image_size`)
-        and those of its own.
+      data: values of `keys(data["name"])`; what is missing has its default.
       split: "train" or "val".
       tasks: names of the labels wanted; none for stage 1.
       image_size: height and width that samples will be brought to.
@@ -37,149 +104,14 @@ def create_source(data: Mapping, split: str, tasks: Sequence[str], image_size: S
       UserError: an unknown name, and whatever the data set finds wrong at the start.
     """
     name = data.get("name", "")
-    if name not in DATASETS:
-        raise UserError(f"data.name={name!r} is unknown; the data sets are {', '.join(DATASETS)}")
-    return DATASETS[name].create(data, split, tuple(tasks), tuple(image_size))
-
-
-def keys(name: str) -> Keys:
-    """The keys of `config.data` that are a data set's own.
-
-    Raises:
-      UserError: an unknown name.
-    """
-    if name not in DATASETS:
-        raise UserError(f"data.name={name!r} is unknown; the data sets are {', '.join(DATASETS)}")
-    return DATASETS[name].keys
-
-
-def _rooms(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    from sak_jax.data.rooms.source import Rooms
-
-    length = data.get(f"{split}_length", 0)
-    if length <= 0:
-        raise UserError(f"data.{split}_length={length} must be the positive number of scenes of the split {split!r}")
-    return Rooms(split, length, size=image_size, seed=data.get("seed", 0), tasks=tasks, cache=data.get("cache", False))
-
-
-def _camvid(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    from sak_jax.data.sets.camvid import CamVid
-
-    return CamVid(_root(data), split, tasks, **_options(data, image_size))
-
-
-def _folder(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    from sak_jax.data.sets.folder import Folder
-
-    if split not in data:
-        raise UserError(f"data.{split} is missing: for data.name='folder' it holds the patterns of images and labels")
-    return Folder(_root(data), data[split], tasks, data.get("encodings", {}), **_options(data, image_size))
-
-
-def _nyud(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    from sak_jax.data.sets.nyud import NYUD
-
-    return _files_or_prepared(NYUD, data, split, tasks, image_size)
-
-
-def _pascal_context(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    from sak_jax.data.sets.pascal_context import PASCALContext
-
-    return _files_or_prepared(PASCALContext, data, split, tasks, image_size)
-
-
-def _imagenet(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    from sak_jax.data.sets.imagenet import ImageNet
-
-    return _files_or_prepared(ImageNet, data, split, tasks, image_size)
-
-
-def _shards(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    from sak_jax.data.sets.shards import Shards
-
-    return Shards(_root(data), split, tasks, **_options(data, image_size))
-
-
-_PREPARED = {"imagenet": ("imagenet", "imagenet2012")}
-"""Names that TFDS knows a data set by, where not by our own."""
-_OLDEST = {"pascal_context": (2, 0, 0)}
-"""Versions before which labels were others."""
-
-
-def _files_or_prepared(dataset: type, data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
-    """ArrayRecord of this data set if `data.root` holds it, else the original files."""
-    from sak_jax.data import prepared
-
-    root, name = _root(data), data["name"]
-    held = prepared.list_all(root)
-    asked = [found for found in held if found.name in _PREPARED.get(name, (name,))]
-    if not asked:
-        try:
-            return dataset(root, split, tasks, **_options(data, image_size))
-        except UserError as error:
-            others = f"; it holds {', '.join(map(str, held))} prepared, not {name}" if held else ""
-            raise UserError(f"{error}{others}") from error
-    newest = max(asked)
-    if newest.version < _OLDEST.get(name, ()):
-        raise UserError(f"{newest.directory}: is {newest}, whose labels were others: prepare the data again")
-    from sak_jax.data.arrayrecord import Prepared  # TFDS takes a second to import.
-
-    return Prepared(newest.directory, split, tasks, **_options(data, image_size))
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSet:
-    """A data set that a recipe can name.
-
-    Attributes:
-      create: makes a split's source from `config.data`, the split, the labels wanted and the image size.
-      keys: those of `config.data` that it reads besides name, root, workers, on_error and resize.
-    """
-
-    create: Callable[[Mapping, str, Sequence[str], Size], Source]
-    keys: Keys = dataclasses.field(default_factory=dict)
-
-
-_ROOMS_KEYS = {
-    "train_length": Key(0, at_least=0),  # Scenes.
-    "val_length": Key(0, at_least=0),
-    "seed": Key(0, at_least=0, at_most=2**32 - 1),
-    "cache": Key(False, runtime=True),  # Keep what was rendered in memory.
-}
-_FOLDER_KEYS = {
-    "train": Key({}, open=True),  # Patterns of images and labels, see `sak_jax.data.sets.folder`.
-    "val": Key({}, open=True),
-    "encodings": Key({}, open=True),
-}
-
-DATASETS: dict[str, DataSet] = {
-    "rooms": DataSet(_rooms, _ROOMS_KEYS),
-    "nyud": DataSet(_nyud),
-    "pascal_context": DataSet(_pascal_context),
-    "imagenet": DataSet(_imagenet),
-    "shards": DataSet(_shards),
-    "camvid": DataSet(_camvid),
-    "folder": DataSet(_folder, _FOLDER_KEYS),
-}
-"""A new data set is one module and one entry here, or a call of `register`; modules are imported when asked for."""
-
-
-def register(
-    name: str, create: Callable[[Mapping, str, Sequence[str], Size], Source], keys: Keys | None = None
-) -> None:
-    """Makes a data set known under a name, so that a recipe can say `data.name = name`.
-
-    Args:
-      name: of the data set.
-      create: see `DataSet`.
-      keys: see `DataSet`.
-    """
-    DATASETS[name] = DataSet(create, keys or {})
-
-
-def _root(data: Mapping) -> str:
-    return data.get("root") or f"data/{data['name']}"
-
-
-def _options(data: Mapping, image_size: Size) -> dict:
-    return {"on_error": data.get("on_error", "raise"), "fit": image_size if data.get("resize", False) else None}
+    dataset = _dataset(name)
+    values = {key: data.get(key, known.default) for key, known in dataset.keys.items()}
+    return dataset.create(
+        split,
+        tuple(tasks),
+        tuple(image_size),
+        root=str(data.get("root") or f"data/{name}"),
+        on_error=data.get("on_error", "raise"),
+        fit=tuple(image_size) if data.get("resize", False) else None,
+        **values,
+    )

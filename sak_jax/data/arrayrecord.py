@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from etils import epath
 
-from sak_jax.data import files, labels
+from sak_jax.data import cache, files, labels
 from sak_jax.data.source import FileSource, check_samples
 from sak_jax.errors import UserError
 from sak_jax.tasks import kind_of
@@ -72,6 +72,12 @@ def decode(example: dict[str, object], tasks: Sequence[str], name: str) -> dict[
         "id": sample_id.decode() if isinstance(sample_id, bytes) else sample_id,
         "image": files.decode_image(example["image"], name),
     }
+    return sample | decode_labels(example, tasks, name)
+
+
+def decode_labels(example: dict[str, object], tasks: Sequence[str], name: str) -> dict[str, np.ndarray]:
+    """The labels of an example; `name` is for errors."""
+    found = {}
     for task in tasks:
         kind, stored = kind_of(task), example[task]
         if kind.stored_channels == 1:
@@ -83,8 +89,8 @@ def decode(example: dict[str, object], tasks: Sequence[str], name: str) -> dict[
                     f"{name}: the labels of {task} are not a whole PNG file of {kind.stored_channels} channels: "
                     "prepare the data again"
                 )
-        sample[task] = kind.from_stored(stored)
-    return sample
+        found[task] = kind.from_stored(stored)
+    return found
 
 
 class Prepared(FileSource):
@@ -110,6 +116,7 @@ class Prepared(FileSource):
         fit: tuple[int, int] | None = None,
     ):
         self._directory = directory
+        self._examples, self._stamps = None, {}
         info = _builder(directory).info
         self._split = "validation" if split == "val" and "val" not in info.splits else split
         if self._split not in info.splits:
@@ -121,15 +128,12 @@ class Prepared(FileSource):
         missing = [task for task in (*tasks, "image") if task not in info.features]
         if missing:
             raise UserError(f"{directory}: has no labels for {missing[0]!r}; it has {', '.join(info.features)}")
-        self._examples = None
-        shards = info.splits[self._split]
-        self._shards = [os.fspath(path) for path in shards.filepaths]
-        self._lengths = list(shards.shard_lengths)
-        self._ends = list(itertools.accumulate(self._lengths))
         self._encoded = [name for name, kind in info.features.items() if isinstance(kind, tfds.features.Image)]
+        self._shards, self._lengths = _shards(info, self._split, directory)
+        self._ends = list(itertools.accumulate(self._lengths))
         super().__init__(f"{directory} {split}", range(sum(self._lengths)), tasks, on_error, fit)
         damaged = check_samples(range(len(self._shards)), self._check_shard)
-        self._drop({record: damaged[shard] for shard in damaged for record in self._records(shard)})
+        self.drop({record: damaged[shard] for shard in damaged for record in self._records(shard)})
         if self.tasks == ("human_parts",):
             self.ids = [record for record in self.ids if self._read(record)["shows_people"]]
 
@@ -151,7 +155,7 @@ class Prepared(FileSource):
         return f"{self._shards[bisect.bisect_right(self._ends, record)]}, record {record}"
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_examples": None}
+        return self.__dict__ | {"_examples": None, "_stamps": {}}
 
     def _read(self, record: int) -> dict[str, object]:
         try:
@@ -166,6 +170,24 @@ class Prepared(FileSource):
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"{self.name_of(record)}: cannot be read ({reason})") from error
 
+    def stamp(self, index: int) -> str:
+        """As `FileSource.stamp`: that of the shard."""
+        shard = self._shards[bisect.bisect_right(self._ends, self.ids[index])]
+        if shard not in self._stamps:
+            self._stamps[shard] = cache.stamp(shard)
+        return self._stamps[shard]
+
+    def file(self, sample_id: int, key: str) -> str:
+        """As `FileSource.file`."""
+        return f"{key} of {self.name_of(sample_id)}"
+
+    def inspect(self, index: int) -> tuple[tuple[int, int], dict[str, np.ndarray]]:
+        """As `FileSource.inspect`."""
+        record = self.ids[index]
+        example, name = self._read(record), self.name_of(record)
+        size = files.size_of(example["image"], name)
+        return size, decode_labels(example, self.tasks, name)
+
     def _load(self, index: int) -> dict[str, object]:
         record = self.ids[index]
         return decode(self._read(record), self.tasks, self.name_of(record))
@@ -177,3 +199,17 @@ def _builder(directory: os.PathLike | str) -> tfds.core.DatasetBuilder:
     except Exception as error:  # TFDS raises whatever damaged metadata make it stumble over.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{directory}: its metadata cannot be read ({reason}); prepare it again") from error
+
+
+def _shards(info: tfds.core.DatasetInfo, split: str, directory: os.PathLike | str) -> tuple[list[str], list[int]]:
+    """Paths and lengths of a split's shards."""
+    try:
+        found = [os.fspath(path) for path in info.splits[split].filepaths]
+        lengths = [int(length) for length in info.splits[split].shard_lengths]
+    except Exception as error:  # As in `_builder`.
+        raise UserError(f"{directory}: its metadata name no shards ({error}); prepare it again") from error
+    if len(found) != len(lengths) or min(lengths, default=0) < 0 or not sum(lengths):
+        raise UserError(
+            f"{directory}: its metadata name {len(found)} shards of {sum(lengths)} samples; prepare it again"
+        )
+    return found, lengths

@@ -22,8 +22,8 @@ def folder(name: str) -> str:
     return tempfile.mkdtemp(prefix="sak_jax_cache_")
 
 
-def write(path: str, array: np.ndarray) -> None:
-    """Writes a `.npy` file whole or not at all, from any number of processes.
+def write(path: str, content: np.ndarray | bytes) -> None:
+    """Writes a file, of an array as `.npy`, whole or not at all, from any number of processes.
 
     Raises:
       OSError: a full disk, or the like.
@@ -31,7 +31,7 @@ def write(path: str, array: np.ndarray) -> None:
     handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.save(file, array)
+            file.write(content) if isinstance(content, bytes) else np.save(file, content)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

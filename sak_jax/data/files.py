@@ -8,7 +8,6 @@ import functools
 import io
 import os
 import struct
-import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -198,11 +197,9 @@ def turn(image: Shaped[np.ndarray, "h w *channels"], number: int) -> Shaped[np.n
 def open_image(content: bytes, name: str) -> Image.Image:
     """The loaded image of a file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of large images: the limit is MAX_PIXELS.
-            image = Image.open(io.BytesIO(content))
-            image.load()
-            return image
+        image = Image.open(io.BytesIO(content))
+        image.load()
+        return image
     except Image.DecompressionBombError as error:
         raise UserError(f"{name}: claims more than {MAX_PIXELS} pixels; its header is damaged, or scale it") from error
     except Exception as error:  # PIL's plugins raise whatever the damage makes them stumble over.
@@ -228,12 +225,21 @@ def check_pixels(height: int, width: int, name: str) -> None:
         )
 
 
+def size_of(content: bytes, name: str) -> tuple[int, int]:
+    """Height and width of an encoded image."""
+    first = header(content)
+    if first is None:
+        image = open_image(content, name)
+        return image.height, image.width
+    check_pixels(first.height, first.width, name)
+    return first.height, first.width
+
+
 def image_size(path: os.PathLike | str, upright: bool = False) -> tuple[int, int]:
     """Height and width from the header of an image file; `upright` as in `decode_image`."""
     start = b""
     try:
-        with warnings.catch_warnings(), epath.Path(path).open("rb") as file:
-            warnings.simplefilter("ignore")  # Of large images: the limit is MAX_PIXELS.
+        with epath.Path(path).open("rb") as file:
             start = file.read(_HEAD)
             first = header(start)
             if first is None:

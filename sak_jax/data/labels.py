@@ -180,7 +180,10 @@ def rgb_normals(stored: Stored) -> Float32[np.ndarray, "h w 3"]:
 
 def all_normals(stored: Stored) -> Float32[np.ndarray, "h w 3"]:
     """As `rgb_normals`, and black is a normal too: for data sets that say otherwise where normals hold."""
-    return colours_to_normals(stored.colours())
+    colours = stored.colours()
+    if colours.dtype.kind == "f":
+        raise UserError(f"{stored.name}: holds floats, and an RGB PNG is wanted")
+    return colours_to_normals(colours)
 
 
 def colours_to_normals(colours: Shaped[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 3"]:

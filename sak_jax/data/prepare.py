@@ -17,6 +17,7 @@ from etils import epath
 from tqdm import tqdm
 
 from sak_jax.data import arrayrecord
+from sak_jax.data.prepared import Preparation
 from sak_jax.data.sets import imagenet, nyud, pascal_context
 from sak_jax.data.source import FileSource, join
 from sak_jax.errors import UserError
@@ -130,31 +131,23 @@ class _Kept(tfds.core.writer.ExampleWriter):
             kept.copy(path, overwrite=True)
 
 
-class Nyud(_Shards):
-    """NYUD-v2 as ArrayRecord."""
-
-    TASKS = nyud.TASKS
-    IMAGE_FORMAT = "png"
-
-
-class PascalContext(_Shards):
-    """PASCAL-Context as ArrayRecord."""
-
-    VERSION = tfds.core.Version("2.0.0")
-    RELEASE_NOTES = {"2.0.0": "Boundaries of val are the benchmark's truth; in 1.0.0 they were made as those of train."}
-    TASKS = pascal_context.TASKS
-
-
-class Imagenet(_Shards):
-    """ImageNet-1k's images as ArrayRecord."""
+def _builder(preparation: Preparation) -> type[_Shards]:
+    """TFDS's kind of builder: a class for each data set."""
+    fields = {
+        "name": preparation.name,
+        "TASKS": preparation.tasks,
+        "IMAGE_FORMAT": preparation.image_format,
+        "VERSION": tfds.core.Version(preparation.version),
+        "RELEASE_NOTES": dict(preparation.release_notes),
+        "__doc__": f"{preparation.name} as ArrayRecord.",
+        "__module__": __name__,
+    }
+    return type(preparation.dataset.__name__, (_Shards,), fields)
 
 
-BUILDERS = {
-    "nyud": (Nyud, nyud.NYUD, ("train", "val"), 100),
-    "pascal_context": (PascalContext, pascal_context.PASCALContext, ("train", "val"), 250),
-    "imagenet": (Imagenet, imagenet.ImageNet, ("train",), 1250),
-}
-"""Builder, data source, splits, and samples of a shard of some 150 MB."""
+BUILDERS = {module.PREPARATION.name: module.PREPARATION for module in (nyud, pascal_context, imagenet)}
+"""What can be prepared, by name."""
+_CLASSES = {name: _builder(preparation) for name, preparation in BUILDERS.items()}
 
 
 def prepare(
@@ -185,13 +178,13 @@ def prepare(
         raise UserError(f"--samples_per_shard={samples_per_shard} must be positive, or 0 for shards of some 150 MB")
     check_remote(source, output)
     output = os.path.expanduser(output)
-    builder_class, source_class, default_splits, default = BUILDERS[name]
-    splits = splits or default_splits
-    sources = {split: source_class(source, split, builder_class.TASKS, on_error=on_error) for split in splits}
+    preparation = BUILDERS[name]
+    splits = splits or preparation.splits
+    sources = {split: preparation.dataset(source, split, preparation.tasks, on_error=on_error) for split in splits}
     missed = [problem for found in sources.values() for problem in found.skipped.values()]
     ids = "\n".join(f"{split} {len(found)} {found.ids[0]} {found.ids[-1]}" for split, found in sources.items())
-    samples_per_shard = samples_per_shard or default
-    key = f"{epath.Path(source).resolve()} {builder_class.VERSION} {samples_per_shard} {on_error} {ids}"
+    samples_per_shard = samples_per_shard or preparation.samples_per_shard
+    key = f"{epath.Path(source).resolve()} {preparation.version} {samples_per_shard} {on_error} {ids}"
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     partial = epath.Path(tempfile.gettempdir() if is_remote(output) else output) / f".unfinished-{name}-{digest}"
     try:
@@ -200,7 +193,7 @@ def prepare(
         raise UserError(f"--output={output}: cannot be written ({error.strerror or error})") from error
 
     tfds.disable_progress_bar()
-    builder = builder_class(
+    builder = _CLASSES[name](
         sources=sources, samples_per_shard=samples_per_shard, on_error=on_error, partial=partial, data_dir=output
     )
     builder.problems += missed

@@ -1,18 +1,51 @@
 """Which prepared data sets lie in a folder; needs neither TFDS nor TensorFlow."""
 
+import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from etils import epath
 
 from sak_jax.data import files, listing
+from sak_jax.data.source import FileSource
 from sak_jax.errors import UserError
 from sak_jax.paths import check_remote, is_remote
 
 INFO = "dataset_info.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """How a data set is turned into ArrayRecord, and found again.
+
+    Attributes:
+      name: of the data set.
+      dataset: the class that reads the original files, of (root, split, tasks, on_error, fit).
+      tasks: labels that are stored.
+      image_format: of the images' files, "png" or "jpeg".
+      version: of what is written.
+      splits: written if nothing is said.
+      samples_per_shard: of some 150 MB.
+      oldest: the first version whose labels are those of today.
+      release_notes: by version.
+      also: other names that TFDS gives this data set.
+    """
+
+    name: str
+    dataset: Callable[..., FileSource]
+    tasks: tuple[str, ...]
+    image_format: str
+    version: str
+    splits: tuple[str, ...]
+    samples_per_shard: int
+    oldest: tuple[int, ...] = ()
+    release_notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    also: tuple[str, ...] = ()
+
+
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -62,3 +95,25 @@ def _read(folder: epath.Path) -> Found:
     except (UserError, ValueError, KeyError, TypeError, RecursionError):
         return Found((), "", folder)
     return Found(tuple(int(number) for number in numbers.split(".")), str(name), folder)
+
+
+def open_source(preparation: Preparation, root: str, split: str, tasks: Sequence[str], **options) -> FileSource:
+    """ArrayRecord of this data set if `root` holds it, else the original files.
+
+    Raises:
+      UserError: neither is there, labels of an old version, and what either finds wrong.
+    """
+    held = list_all(root)
+    asked = [found for found in held if found.name in (preparation.name, *preparation.also)]
+    if not asked:
+        try:
+            return preparation.dataset(root, split, tasks, **options)
+        except UserError as error:
+            others = f"; it holds {', '.join(map(str, held))} prepared, not {preparation.name}" if held else ""
+            raise UserError(f"{error}{others}") from error
+    newest = max(asked)
+    if newest.version < preparation.oldest:
+        raise UserError(f"{newest.directory}: is {newest}, whose labels were others: prepare the data again")
+    from sak_jax.data.arrayrecord import Prepared  # TFDS takes a second to import.
+
+    return Prepared(newest.directory, split, tasks, **options)

@@ -9,15 +9,26 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
 from absl import logging
 from etils import epath
 
-from sak_jax.data import files, stored
+from sak_jax.data import cache, files, stored
 from sak_jax.errors import UserError
 from sak_jax.paths import check_remote
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Samples by index: what Grain calls a random access data source."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict: ...
+
 
 ON_ERROR = ("raise", "skip")
 _SHOWN = 10
@@ -67,6 +78,25 @@ class FileSource(abc.ABC):
         """Labels that follow from others at their final size."""
         return sample
 
+    @property
+    def identity(self) -> str:
+        """What decides what its label files are found to hold, beside these."""
+        return f"{type(self).__name__} {self.name} {' '.join(self.tasks)}"
+
+    def stamp(self, index: int) -> str:
+        """Sizes and times of change of a sample's files."""
+        return " ".join(_stamp(path) for path in self.paths(self.ids[index]).values())
+
+    def file(self, sample_id: object, key: str) -> str:
+        """Where the image or the labels of a task lie, for messages."""
+        paths = self.paths(sample_id)
+        return str(paths[key]) if key in paths else f"{self.name}, {sample_id}: {key}"
+
+    def inspect(self, index: int) -> tuple[tuple[int, int], dict[str, np.ndarray]]:
+        """The image's size, and the labels, without decoding the image where that can be done."""
+        sample = self.read(index)
+        return sample["image"].shape[:2], {task: sample[task] for task in self.tasks}
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -92,8 +122,8 @@ class FileSource(abc.ABC):
         for key, value in sample.items():
             if isinstance(value, np.ndarray) and value.shape[:2] != size:
                 raise UserError(
-                    f"{self.name}: the {key} labels of {self.ids[index]} are {_times(value.shape[:2])}, "
-                    f"its image is {_times(size)}"
+                    f"{self.name}: the {key} labels of {self.ids[index]} are {times(value.shape[:2])}, "
+                    f"its image is {times(size)}"
                 )
         sample = self._derive(shrink(sample, self._fit) if self._fit else sample)
         return {"id": str(self.ids[index])} | sample
@@ -113,7 +143,7 @@ class FileSource(abc.ABC):
             return {}
         return _read_record(self._record)
 
-    def _drop(self, problems: dict[str, str]) -> None:
+    def drop(self, problems: dict[str, str]) -> None:
         """Raises all problems found at the start together, or takes the samples out under `on_error="skip"`."""
         if not problems:
             return
@@ -124,6 +154,13 @@ class FileSource(abc.ABC):
                 self._skip(index, problems[sample_id])
         self.ids = [sample_id for sample_id in self.ids if sample_id not in problems]
         self._seen.clear()
+
+
+def _stamp(path: epath.Path) -> str:
+    try:
+        return cache.stamp(path)
+    except OSError:
+        return "none"
 
 
 def _read_record(path: str) -> dict[str, str]:
@@ -162,7 +199,8 @@ def shrink(sample: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, np
     return shrunk
 
 
-def _times(size: Iterable[int]) -> str:
+def times(size: Iterable[int]) -> str:
+    """`height x width`."""
     return " x ".join(str(extent) for extent in size)
 
 
@@ -253,9 +291,9 @@ def check_files(paths: dict[str, epath.Path], upright: bool = False) -> str | No
     image = paths["image"]
     size = files.image_size(image, upright)
     sizes = {path: stored.size(path) for path in paths.values() if path != image and path.suffix.lower() != ".mat"}
-    differing = [f"{path} is {_times(found)}" for path, found in sizes.items() if found != size]
+    differing = [f"{path} is {times(found)}" for path, found in sizes.items() if found != size]
     if not differing:
         return None
     turned = upright and size != files.image_size(image)
     exif = ", turned upright by its EXIF orientation (draw labels on the image as viewers show it)" if turned else ""
-    return f"{', '.join(differing)}, but {image} is {_times(size)}{exif}"
+    return f"{', '.join(differing)}, but {image} is {times(size)}{exif}"

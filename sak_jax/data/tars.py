@@ -31,6 +31,8 @@ ENTRY = np.dtype([("block", "<u4"), ("size", "<u4")])
 
 _BLOCK = tarfile.BLOCKSIZE
 _README = "Where the images lie in each shard, for sak_jax. It may be deleted: the shards are then listed again.\n"
+_LARGEST = 2**32  # Bytes of a member: they are stored in 32 bits.
+_LONGEST_HEADER = 2**24  # Bytes of a member's name and attributes; a damaged header can claim any number.
 _STREAM = 2**23  # Bytes of one request while a shard is read through.
 _THREADS = 16
 
@@ -149,16 +151,18 @@ def _list_shard(shard: Shard, index: str) -> int | UserError | OSError:
         return _images(size)
     except (UserError, OSError) as error:
         return error
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError) as error:
         return UserError(f"{shard.path}: is not a whole, uncompressed tar file ({error})")
 
 
 def _entries(shard: Shard) -> np.ndarray:
-    """The listing of a tar file, read through. Raises UserError, TarError or EOFError if it is damaged."""
-    with _open(shard) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+    """The listing of a tar file, read through. Raises UserError, TarError, EOFError or ValueError if it is damaged."""
+    with _open(shard) as opened, tarfile.open(fileobj=(file := _Headers(opened)), mode="r:") as archive:
         entries, last = [], None
         for member in archive:
             archive.members = []  # It would keep every member.
+            if not 0 <= member.size < _LARGEST:
+                raise UserError(f"{shard.path}: is damaged, {member.name} would have {member.size} bytes")
             if member.offset_data + member.size > shard.size:
                 raise UserError(f"{shard.path}: is truncated within {member.name}")
             folder, _, name = member.name.rpartition("/")
@@ -173,6 +177,19 @@ def _entries(shard: Shard) -> np.ndarray:
     return np.array(entries, ENTRY)
 
 
+class _Headers:
+    """A file of which headers are read, and no more than a header can have."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
+
+
 def _beside(folder: str) -> str:
     return f"{folder}/.sak_jax_index"
 
@@ -185,16 +202,16 @@ def _cache(folder: str) -> str:
 
 def _read_listing(shard: Shard, start: int, size: int) -> bytes:
     """A part of a shard's listing; one that lies on `gs://` is fetched whole when it is first needed."""
-    local = f"{_cache(shard.folder)}/{shard.listing}"
     beside = f"{_beside(shard.folder)}/{shard.listing}"
-    if is_remote(beside):
-        if _size(local) is None:
-            _write(local, epath.Path(beside).read_bytes())
-        return _read(local, start, size)
-    try:
-        return _read(beside, start, size)
-    except (FileNotFoundError, NotADirectoryError):
-        return _read(local, start, size)
+    if not is_remote(beside):
+        try:
+            return _read(beside, start, size)
+        except (FileNotFoundError, NotADirectoryError):
+            return _read(f"{_cache(shard.folder)}/{shard.listing}", start, size)
+    local = f"{_cache(shard.folder)}/{shard.listing}"
+    if _size(local) is None:
+        _write(local, epath.Path(beside).read_bytes())
+    return _read(local, start, size)
 
 
 def _writable(folder: str) -> bool:

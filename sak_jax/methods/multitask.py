@@ -160,5 +160,4 @@ def check_parts(config: ConfigDict, stage: str, devices: int) -> None:
 
 def check_data(config: ConfigDict, section: dict, where: str) -> None:
     """Makes sure that a stage's data settings are those that their data set knows, each with a value it may have."""
-    known = keys_lib.merged(recipe.ENGINE["data"], data.keys(section["name"]))
-    keys_lib.check(section, known, (where,))
+    keys_lib.check(section, data.keys(section["name"]), (where,))

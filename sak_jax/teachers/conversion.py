@@ -45,9 +45,9 @@ def convert_teacher(
     teacher = registry.get(name)
     if teacher.packaged:
         raise UserError(f"teacher {name} comes with the package: there is nothing to convert")
-    folder = epath.Path(output) if output else registry.default_directory(writable=True)
+    folder = paths.given(output) if output else registry.default_directory(writable=True)
     written = paths.check_output(folder / f"{name}.safetensors", force=force)
-    path = epath.Path(source).expanduser() if source else _download(teacher)
+    path = paths.given(source) if source else _download(teacher)
     converted = read(teacher, files.read_weights(path, weights=weights), str(path))
     arrays = {".".join(map(str, path)): value for path, value in converted.arrays.items()}
     files.check_finite(arrays, str(path))

@@ -24,6 +24,9 @@ TEACHERS: dict[str, Teacher] = {
 PUBLISHED = frozenset(TEACHERS)
 """The names of those that come with the package."""
 
+LARGEST = 1 << 14
+"""Pixels a side that a converted file may be for."""
+
 
 def get(name: str) -> Teacher:
     """The registry's entry; raises UserError for an unknown name."""
@@ -46,14 +49,14 @@ def width(name: str) -> int:
 def default_directory(*, writable: bool = False) -> epath.Path:
     """Where converted weights lie: `$SAK_JAX_TEACHERS`, else `~/.cache/sak_jax/teachers` (`paths.cache_directory`)."""
     given = os.environ.get("SAK_JAX_TEACHERS")
-    return epath.Path(given).expanduser() if given else paths.cache_directory("teachers", writable=writable)
+    return paths.given(given) if given else paths.cache_directory("teachers", writable=writable)
 
 
 def weights_path(name: str, directory: epath.PathLike = "") -> epath.Path:
     """The file a teacher's converted weights are in, or should be put in; the directory may be `gs://`."""
     if get(name).packaged:
         return entry.PACKAGED / f"{name}.safetensors"
-    return (epath.Path(directory).expanduser() if directory else default_directory()) / f"{name}.safetensors"
+    return (paths.given(directory) if directory else default_directory()) / f"{name}.safetensors"
 
 
 Place = Callable[[tuple, np.ndarray], jax.Array]
@@ -138,7 +141,6 @@ def state(
         made = jax.jit(lambda: nnx.state(teacher.family.create(config, dtype, nnx.Rngs(seed))))()
         return jax.tree.map(lambda x: _cast(np.asarray(x), dtype), made)
     path = weights_path(name, directory)
-    paths.check_remote(path)
     remedy = f"python tools/convert_teacher.py {name} --output={path.parent}"
     if not path.exists():
         raise UserError(f"the weights of teacher {name} are missing: {path} is wanted; make it with {remedy}")
@@ -163,8 +165,10 @@ def state(
 def _size(text: str, path: epath.Path) -> tuple[int, int]:
     try:
         height, width = (int(side) for side in text.split(","))
-    except ValueError as error:
-        raise UserError(f"{path}: the image size in it is {text!r}; convert the teacher again") from error
+    except ValueError:
+        height = width = 0
+    if not (0 < height <= LARGEST and 0 < width <= LARGEST):
+        raise UserError(f"{path}: the image size in it is {text!r}; convert the teacher again")
     return height, width
 
 

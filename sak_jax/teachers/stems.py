@@ -52,7 +52,7 @@ def fetch(size: str, output: epath.PathLike = "", source: epath.PathLike | None 
     Raises:
       UserError: it is there already, can't be had or written, or is not this stem's.
     """
-    folder = epath.Path(output) if output else path(size, writable=True).parent
+    folder = paths.given(output) if output else path(size, writable=True).parent
     file = paths.check_output(folder / FILES[size], force=force)
     # Beside the file, so that renaming it is all that is left to do once it is known to be whole.
     temporary = file.parent / f".{file.stem}.{os.getpid()}.npz"
@@ -75,7 +75,7 @@ def fetch(size: str, output: epath.PathLike = "", source: epath.PathLike | None 
 def _copy(source: epath.PathLike | None, size: str, target, file: epath.Path) -> None:
     """The bytes of the file into `target`."""
     if source:
-        source = epath.Path(source).expanduser()
+        source = paths.given(source)
         if not source.is_file():
             raise UserError(f"{source}: no such file; give the augreg .npz file of the {size} stem")
         with source.open("rb") as opened:

@@ -28,7 +28,7 @@ def read_weights(path: epath.PathLike, *, weights: str = "") -> dict[str, np.nda
     Raises:
       UserError: no such file, truncated, not a weight file, or a pickle that holds more than weights.
     """
-    path = epath.Path(path).expanduser()
+    path = paths.given(path)
     try:
         if not path.exists():
             raise UserError(f"{path}: no such file; give the path of a weight file")
@@ -69,19 +69,16 @@ def _read_shard(path: epath.Path) -> Mapping[str, object]:
 
 
 def check_finite(weights: Mapping[str, np.ndarray], name: str) -> None:
-    """Checks that all arrays hold finite numbers of a floating type.
+    """Checks that all arrays hold finite numbers. (That they are floating where they must be, `rules.load` checks.)
 
     Args:
       weights: key -> array.
       name: what the weights are called in errors.
 
     Raises:
-      UserError: an array of integers, or one that holds NaN or infinity; names its key.
+      UserError: an array holds NaN or infinity; names its key.
     """
     for key, value in weights.items():
-        value = np.asarray(value)
-        if not np.issubdtype(value.dtype, np.floating) and value.dtype != ml_dtypes.bfloat16:
-            raise UserError(f"{name}: {key} is {value.dtype}; give weights in float32, float16 or bfloat16")
         if not np.isfinite(value).all():
             raise UserError(f"{name}: {key} holds NaN or infinity; give another file, or fetch it again")
 
@@ -112,6 +109,11 @@ def write_torch(path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     content = io.BytesIO()
     torch.save({key: torch.tensor(value) for key, value in arrays.items()}, content)
     _write(path, content.getbuffer())
+
+
+def check_torch(path: epath.PathLike) -> None:
+    """Checks that a PyTorch file can be written: raises UserError where PyTorch is not installed."""
+    pickles.import_torch(path)
 
 
 def _write(path: epath.PathLike, content: bytes) -> None:

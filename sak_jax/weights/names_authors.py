@@ -118,6 +118,7 @@ OPEN_CLIP = Format(
         "proj",
         r"/(transformer|token_embedding|ln_final)\..*",
         "/(positional_embedding|text_projection|logit_scale|logit_bias|attn_mask)",
+        "/(input_resolution|context_length|vocab_size)",
     ),
     norm=names_timm.norm_rules("ln_post", "norm"),
     prefixes=("visual.", "module.visual.", ""),

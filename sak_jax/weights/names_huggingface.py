@@ -139,7 +139,7 @@ DINOV2 = Format(
 )  # fmt: skip
 DINOV3 = Format(
     "Hugging Face", ("embeddings.mask_token", "layer.0.attention.q_proj.weight"), dinov3_rules,
-    (r"embeddings\.mask_token",), NORM,
+    (r"embeddings\.mask_token", r"rope_embeddings\..*"), NORM,
 )  # fmt: skip
 SIGLIP = Format(
     "Hugging Face", ("embeddings.position_embedding.weight", "encoder.layers.0.self_attn.q_proj.weight"), siglip_rules,

@@ -7,8 +7,9 @@ import numpy as np
 from sak_jax.weights.formats import Format
 from sak_jax.weights.rules import IDENTITY, LINEAR, PATCHES, Rule, Transform, join
 
-HEADS = (r"(fc_norm|head|head_dist|head_drop|attn_pool|pre_logits)\..*",)
-"""What follows the final norm in timm's vision transformers."""
+HEADS = (r"(fc_norm|head|head_dist|head_drop|attn_pool|pre_logits)\..*", "mask_token", r"rope\..*")
+"""What timm's vision transformers may have besides: what follows the final norm, what only pretraining uses, and
+buffers that are computed."""
 
 WITHOUT_CLASS_POSITION = Transform(
     lambda x: np.concatenate([np.zeros_like(x[:, :1]), x], axis=1), lambda x: (x[:, 1:],)

@@ -25,7 +25,7 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -120,6 +120,7 @@ class _Place:
 Labels = Mapping[str, Sequence[object]]
 
 
+@runtime_checkable
 class Shaped(Protocol):
     """An array, or what describes one."""
 

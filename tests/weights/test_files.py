@@ -325,7 +325,6 @@ def test_arrays_that_lie_in_a_pickle_are_one_line(tmp_path, state):
     [
         (np.array([1, np.nan], np.float32), "b holds NaN"),
         (np.array([1, np.inf], np.float16), "b holds NaN or infinity"),
-        (np.array([1, 2], np.int8), "b is int8"),
     ],
 )
 def test_weights_that_are_no_numbers_are_named(value, words):

@@ -20,12 +20,19 @@ from sak_jax.data.rooms import render
 from sak_jax.data.rooms.furniture import CLASSES, PARTS
 from sak_jax.data.rooms.scene import Scene, sample_scene
 from sak_jax.errors import UserError
+from sak_jax.keys import Key
 
 __all__ = ["CLASSES", "EXTRAS", "PARTS", "SPLITS", "TASKS", "Rooms"]
 
 SPLITS = {"train": 0, "val": 1}
 TASKS = ("semseg", "human_parts", "sal", "normals", "edge", "depth")
 EXTRAS = ("instance",)
+KEYS = {
+    "train_length": Key(0, at_least=0),  # Scenes.
+    "val_length": Key(0, at_least=0),
+    "seed": Key(0, at_least=0, at_most=2**32 - 1),
+    "cache": Key(False, runtime=True),  # Keep what was rendered in memory.
+}
 
 
 class Rooms:
@@ -122,3 +129,11 @@ class Rooms:
             else:
                 sample[name] = instance.astype(np.uint8)
         return sample
+
+
+def create(split: str, tasks: Sequence[str], image_size: tuple[int, int], *, seed: int, cache: bool, **values) -> Rooms:
+    """The data source of a recipe; see `sak_jax.data.Dataset`."""
+    length = values.get(f"{split}_length", 0)
+    if length <= 0:
+        raise UserError(f"data.{split}_length={length} must be the positive number of scenes of the split {split!r}")
+    return Rooms(split, length, size=image_size, seed=seed, tasks=tasks, cache=cache)

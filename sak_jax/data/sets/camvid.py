@@ -11,14 +11,15 @@ from etils import epath
 from jaxtyping import Float32, UInt8
 
 from sak_jax.data import files, labels, listing
+from sak_jax.data.labels import IGNORE
 from sak_jax.data.source import FileSource, check_files, check_samples, find_root
 from sak_jax.errors import UserError
-from sak_jax.tasks import IGNORE
 
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"
 )  # fmt: skip
 TASKS = ("semseg", "edge")
+KEYS = {}
 _VOID = len(CLASSES)
 
 
@@ -56,7 +57,7 @@ class CamVid(FileSource):
         super().__init__(f"CamVid {split}", list(self._images), tasks, on_error, fit)
         if not self.ids:
             raise UserError(f"{images}: holds no images")
-        self._drop(check_samples(self.ids, lambda sample_id: check_files(self.paths(sample_id))))
+        self.drop(check_samples(self.ids, lambda sample_id: check_files(self.paths(sample_id))))
 
     def paths(self, sample_id: str) -> dict[str, epath.Path]:
         """The files of a sample, by image and label."""
@@ -68,13 +69,12 @@ class CamVid(FileSource):
     def _load(self, index: int) -> dict[str, np.ndarray]:
         paths = self.paths(self.ids[index])
         sample = {"image": files.decode_image(files.read_bytes(paths["image"]), str(paths["image"]))}
-        if not self.tasks:
-            return sample
-        name = str(paths["labels"])
-        semseg = labels.decode("index", files.read_bytes(paths["labels"]), name)
-        semseg[semseg == _VOID] = IGNORE
-        sample["semseg"] = labels.check_range(semseg, _VOID, name)
-        return sample
+        return sample | ({"semseg": _read(paths["labels"])} if self.tasks else {})
+
+    def inspect(self, index: int) -> tuple[tuple[int, int], dict[str, np.ndarray]]:
+        """As `FileSource.inspect`."""
+        paths = self.paths(self.ids[index])
+        return files.image_size(paths["image"]), {"semseg": _read(paths["labels"])} if self.tasks else {}
 
     def _derive(self, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         semseg = sample.pop("semseg", None)
@@ -83,6 +83,12 @@ class CamVid(FileSource):
         if "edge" in self.tasks:
             sample["edge"] = boundaries(semseg)
         return sample
+
+
+def _read(path: epath.Path) -> UInt8[np.ndarray, "h w"]:
+    semseg = labels.decode("index", files.read_bytes(path), str(path))
+    semseg[semseg == _VOID] = IGNORE
+    return labels.check_range(semseg, _VOID, str(path))
 
 
 def boundaries(labels: UInt8[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
@@ -103,3 +109,8 @@ def boundaries(labels: UInt8[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
         edge[here] |= (labels[here] != labels[there]) & valid[here] & valid[there]
         unknown[here] |= ~valid[there]
     return np.where(edge, 1, np.where(unknown, IGNORE, 0)).astype(np.float32)
+
+
+def create(split: str, tasks: Sequence[str], image_size: tuple[int, int], *, root: str, **values) -> CamVid:
+    """The data source of a recipe; see `sak_jax.data.Dataset`."""
+    return CamVid(root, split, tasks, **values)

@@ -13,7 +13,7 @@ that in `ENCODINGS`, else `index`.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -22,7 +22,13 @@ from etils import epath
 from sak_jax.data import files, labels, listing
 from sak_jax.data.source import FileSource, check_files, check_samples, find_root
 from sak_jax.errors import UserError
+from sak_jax.keys import Key
 
+KEYS = {
+    "train": Key({}, open=True),  # Patterns of images and labels.
+    "val": Key({}, open=True),
+    "encodings": Key({}, open=True),
+}
 ENCODINGS = {"sal": "binary", "edge": "fraction", "normals": "rgb_normals", "depth": "metres"}
 
 
@@ -72,7 +78,7 @@ class Folder(FileSource):
         both = next((path for path in self._images.values() if path in label_files), None)
         if both is not None:
             raise UserError(f"{both}: the pattern of images {pattern!r} matches labels too: let it match images alone")
-        self._drop(check_samples(self.ids, lambda sample_id: check_files(self.paths(sample_id), upright=True)))
+        self.drop(check_samples(self.ids, lambda sample_id: check_files(self.paths(sample_id), upright=True)))
 
     def paths(self, sample_id: str) -> dict[str, epath.Path]:
         """The files of a sample, by image and label."""
@@ -82,15 +88,26 @@ class Folder(FileSource):
         """The files of a sample's labels."""
         return {task: self._root / pattern.replace("{id}", sample_id) for task, pattern in self._labels.items()}
 
+    @property
+    def identity(self) -> str:
+        """As `FileSource.identity`."""
+        return f"{super().identity} {sorted(self._encodings.items())} {sorted(self._labels.items())}"
+
+    def inspect(self, index: int) -> tuple[tuple[int, int], dict[str, np.ndarray]]:
+        """As `FileSource.inspect`."""
+        return files.image_size(self._images[self.ids[index]], upright=True), self._load_labels(index)
+
     def _load(self, index: int) -> dict[str, np.ndarray]:
-        sample = {}
-        for key, path in self.paths(self.ids[index]).items():
-            content, name = files.read_bytes(path), str(path)
-            if key == "image":
-                sample[key] = files.decode_image(content, name, upright=True)
-            else:
-                sample[key] = labels.decode(self._encodings[key], content, name)
-        return sample
+        path = self._images[self.ids[index]]
+        image = files.decode_image(files.read_bytes(path), str(path), upright=True)
+        return {"image": image} | self._load_labels(index)
+
+    def _load_labels(self, index: int) -> dict[str, np.ndarray]:
+        paths = self.label_paths(self.ids[index])
+        return {
+            task: labels.decode(self._encodings[task], files.read_bytes(path), str(path))
+            for task, path in paths.items()
+        }
 
 
 def _label_pattern(task: str, pattern: str) -> str:
@@ -103,3 +120,20 @@ def _label_pattern(task: str, pattern: str) -> str:
             f"the pattern {pattern!r} of {task!r}: {{id}} alone stands for something, {{{{x}}}} and * do not"
         )
     return pattern
+
+
+def create(
+    split: str,
+    tasks: Sequence[str],
+    image_size: tuple[int, int],
+    *,
+    root: str,
+    encodings: Mapping[str, str],
+    on_error: str,
+    fit: tuple[int, int] | None,
+    **splits: Mapping[str, str],
+) -> Folder:
+    """The data source of a recipe; see `sak_jax.data.Dataset`."""
+    if not splits.get(split):
+        raise UserError(f"data.{split} is missing: for data.name='folder' it holds the patterns of images and labels")
+    return Folder(root, splits[split], tuple(tasks), encodings, on_error, fit)

@@ -16,6 +16,7 @@ from etils import epath
 from tqdm import tqdm
 
 from sak_jax.data import cache, files, listing
+from sak_jax.data.prepared import Preparation, open_source
 from sak_jax.data.source import FileSource, find_root
 from sak_jax.errors import UserError
 from sak_jax.paths import absolute, is_remote
@@ -191,3 +192,21 @@ def _members(file: _Headers, prefix: str, name: str, length: int, progress: tqdm
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # Python's reader ends as if all were well.
             raise UserError(f"{name}: is truncated, it has no end of archive")
+
+
+PREPARATION = Preparation(
+    name="imagenet",
+    dataset=ImageNet,
+    tasks=(),
+    image_format="jpeg",
+    version="1.0.0",
+    splits=("train",),
+    samples_per_shard=1250,
+    also=("imagenet2012",),
+)
+KEYS = {}
+
+
+def create(split: str, tasks: Sequence[str], image_size: tuple[int, int], *, root: str, **values) -> FileSource:
+    """The data source of a recipe; see `sak_jax.data.Dataset`."""
+    return open_source(PREPARATION, root, split, tasks, **values)

@@ -17,6 +17,7 @@ from absl import logging
 from etils import epath
 
 from sak_jax.data import files, labels
+from sak_jax.data.prepared import Preparation, open_source
 from sak_jax.data.source import FileSource, check_files, check_samples, find_root, read_split
 from sak_jax.errors import UserError
 
@@ -60,7 +61,7 @@ class NYUD(FileSource):
         super().__init__(f"NYUD-v2 {split}", read_split(split_file), tasks, on_error, fit)
         if len(self) != COUNTS.get(split, len(self)):
             logging.warning("%s lists %d images; NYUD-v2 has %d.", split_file, len(self), COUNTS[split])
-        self._drop(check_samples(self.ids, self._check))
+        self.drop(check_samples(self.ids, self._check))
 
     def paths(self, sample_id: str) -> dict[str, epath.Path]:
         """The files of a sample, by image and label."""
@@ -77,6 +78,12 @@ class NYUD(FileSource):
     def _load(self, index: int) -> dict[str, np.ndarray]:
         return {key: _read(key, path) for key, path in self.paths(self.ids[index]).items()}
 
+    def inspect(self, index: int) -> tuple[tuple[int, int], dict[str, np.ndarray]]:
+        """As `FileSource.inspect`."""
+        paths = self.paths(self.ids[index])
+        size = files.image_size(paths.pop("image"))
+        return size, {key: _read(key, path) for key, path in paths.items()}
+
     def image_bytes(self, index: int) -> bytes:
         """The image's file as it is."""
         return files.read_bytes(self.paths(self.ids[index])["image"])
@@ -88,3 +95,20 @@ def _read(key: str, path: os.PathLike) -> np.ndarray:
         return files.decode_image(content, name)
     label = labels.decode(_ENCODINGS[key], content, name)
     return labels.check_range(label, CLASSES, name) if key == "semseg" else label
+
+
+PREPARATION = Preparation(
+    name="nyud",
+    dataset=NYUD,
+    tasks=TASKS,
+    image_format="png",
+    version="1.0.0",
+    splits=("train", "val"),
+    samples_per_shard=100,
+)
+KEYS = {}
+
+
+def create(split: str, tasks: Sequence[str], image_size: tuple[int, int], *, root: str, **values) -> FileSource:
+    """The data source of a recipe; see `sak_jax.data.Dataset`."""
+    return open_source(PREPARATION, root, split, tasks, **values)

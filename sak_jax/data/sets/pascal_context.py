@@ -26,7 +26,8 @@ from jaxtyping import Float32, UInt8, UInt16
 
 from sak_jax.boundary.maps import boundary_of_labels, thin
 from sak_jax.data import files, labels, mat
-from sak_jax.data.source import FileSource, check_files, check_samples, find_root, read_split
+from sak_jax.data.prepared import Preparation, open_source
+from sak_jax.data.source import FileSource, check_files, check_samples, decode_text, find_root, read_split, times
 from sak_jax.errors import UserError
 from sak_jax.paths import write_text
 
@@ -82,7 +83,7 @@ class PASCALContext(FileSource):
             logging.warning("%s lists %d images; PASCAL-Context has %d.", split_file, len(self), COUNTS[split])
         self._boundaries = benchmark_boundaries if split == "val" else boundaries
         self._normals_valid = self._read_classes() if "normals" in tasks else None
-        self._drop(check_samples(self.ids, self._check))
+        self.drop(check_samples(self.ids, self._check))
         self._nobody = frozenset()
         if "human_parts" in self.tasks:
             objects = self._listed_objects(self._root / "ImageSets" / "Parts" / f"{split}.txt")
@@ -112,54 +113,66 @@ class PASCALContext(FileSource):
         paths = self.paths(sample_id)
         problem = check_files(paths)
         if problem is None and "semseg" in paths:
-            self._read_semseg(paths["semseg"])
+            self._read_semseg(files.read_bytes(paths["semseg"]), str(paths["semseg"]))
         return problem
 
     def _load(self, index: int) -> dict[str, np.ndarray]:
+        path = self._root / "JPEGImages" / f"{self.ids[index]}.jpg"
+        image = files.decode_image(files.read_bytes(path), str(path))
+        return {"image": image} | self._load_labels(index, self.tasks, image.shape[:2])
+
+    def inspect(self, index: int) -> tuple[tuple[int, int], dict[str, np.ndarray]]:
+        """As `FileSource.inspect`; without boundaries, which follow from the labels and take long."""
+        size = files.image_size(self._root / "JPEGImages" / f"{self.ids[index]}.jpg")
+        return size, self._load_labels(index, tuple(task for task in self.tasks if task != "edge"), size)
+
+    def _load_labels(self, index: int, tasks: Sequence[str], size: tuple[int, int]) -> dict[str, np.ndarray]:
         sample_id = self.ids[index]
         paths = self.paths(sample_id)
+        del paths["image"]
         if sample_id in self._nobody:
             del paths["human_parts"]
         contents = {key: (files.read_bytes(path), str(path)) for key, path in paths.items()}
-        sample = {"image": files.decode_image(*contents["image"])}
         context = None
         if "context" in contents:
             context = _label_map(*contents["context"])
-            self._same_size(context, sample["image"], paths["context"])
-        for task in self.tasks:
+            self._same_size(context, size, paths["context"])
+        found = {}
+        for task in tasks:
             if task == "semseg":
-                sample[task] = self._read_semseg(paths[task])
+                found[task] = self._read_semseg(*contents[task])
             elif task == "human_parts":
-                size = sample["image"].shape[:2]
-                sample[task] = human_parts(*contents[task], size) if task in contents else np.zeros(size, np.uint8)
+                found[task] = human_parts(*contents[task], size) if task in contents else np.zeros(size, np.uint8)
             elif task == "sal":
-                sample[task] = (labels.decode("levels", *contents[task]) > 127).astype(np.uint8)
+                found[task] = (labels.decode("levels", *contents[task]) > 127).astype(np.uint8)
             elif task == "normals":
                 normals = labels.decode("all_normals", *contents[task])
-                self._same_size(normals, sample["image"], paths[task])
+                self._same_size(normals, size, paths[task])
                 normals[~self._normals_valid.take(context, mode="clip")] = 0
-                sample[task] = normals
+                found[task] = normals
             else:
-                sample[task] = self._boundaries(context)
-        return sample
+                found[task] = self._boundaries(context)
+        return found
 
     def image_bytes(self, index: int) -> bytes:
         """The image's file as it is."""
         return files.read_bytes(self._root / "JPEGImages" / f"{self.ids[index]}.jpg")
 
     @staticmethod
-    def _same_size(label: np.ndarray, image: np.ndarray, path: epath.Path) -> None:
-        if label.shape[:2] != image.shape[:2]:
-            sizes = "{} x {}, its image {} x {}".format(*label.shape[:2], *image.shape[:2])
-            raise UserError(f"{path}: is {sizes}")
+    def _same_size(label: np.ndarray, size: tuple[int, int], path: epath.Path) -> None:
+        if label.shape[:2] != size:
+            raise UserError(f"{path}: is {times(label.shape[:2])}, its image {times(size)}")
 
     @staticmethod
-    def _read_semseg(path: epath.Path) -> UInt8[np.ndarray, "h w"]:
-        return labels.check_range(labels.decode("index", files.read_bytes(path), str(path)), CLASSES, str(path))
+    def _read_semseg(content: bytes, name: str) -> UInt8[np.ndarray, "h w"]:
+        return labels.check_range(labels.decode("index", content, name), CLASSES, name)
 
     def _read_classes(self) -> np.ndarray:
         """By context class, whether normals (of a network trained on NYUD) hold; the last is for all beyond."""
         nyud, context = (_read_json(self._root / "json" / f"{name}_classes.json") for name in ("nyu", "context"))
+        for name, numbers in (("nyu", nyud), ("context", context)):
+            if not all(isinstance(number, int) and 0 <= number < 2**16 for number in numbers.values()):
+                raise UserError(f"{self._root / 'json' / f'{name}_classes.json'}: must give each class a number")
         if "tvmonitor" not in context:
             raise UserError(f"{self._root / 'json' / 'context_classes.json'}: has no class 'tvmonitor'")
         shared = [context[name] for name in nyud if name in context and name != "unknown"] + [context["tvmonitor"]]
@@ -173,6 +186,7 @@ class PASCALContext(FileSource):
         If human parts are the only task a list that is not whole is made, and kept.
         """
         found = _read_json(path) if path.is_file() else {}
+        found = {sample_id: kinds for sample_id, kinds in found.items() if isinstance(kinds, list)}
         if set(self.ids) <= set(found):
             return {sample_id: found[sample_id] for sample_id in self.ids}
         if self.tasks != ("human_parts",):
@@ -224,7 +238,7 @@ def human_parts(content: bytes, name: str, size: tuple[int, int]) -> UInt8[np.nd
             if part not in _PART_CLASS:
                 raise UserError(f"{name}: part {part!r} of a person is unknown")
             if mask.shape != size:
-                raise UserError(f"{name}: is {mask.shape[0]} x {mask.shape[1]}, its image {size[0]} x {size[1]}")
+                raise UserError(f"{name}: is {times(mask.shape)}, its image {times(size)}")
             target[mask.astype(bool)] = _PART_CLASS[part]
     return np.ascontiguousarray(target)
 
@@ -239,12 +253,34 @@ def _objects(content: bytes, name: str) -> list[tuple[int, np.ndarray, list[tupl
             found = [(str(part[0][0]), part[1]) for part in parts[0]] if len(parts) else []
             objects.append((int(kind[0][0]), mask, found))
         return objects
-    except (IndexError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise UserError(f"{name}: `anno` is not laid out as PASCAL-Part's ({error})") from error
 
 
 def _read_json(path: epath.Path) -> dict:
     try:
-        return json.loads(files.read_bytes(path))
-    except json.JSONDecodeError as error:
+        found = json.loads(decode_text(files.read_bytes(path), str(path)))
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path}: is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: must hold names and values, not {type(found).__name__}")
+    return found
+
+
+PREPARATION = Preparation(
+    name="pascal_context",
+    dataset=PASCALContext,
+    tasks=TASKS,
+    image_format="jpeg",
+    version="2.0.0",
+    splits=("train", "val"),
+    samples_per_shard=250,
+    oldest=(2, 0, 0),
+    release_notes={"2.0.0": "Boundaries of val are the benchmark's truth; in 1.0.0 they were made as those of train."},
+)
+KEYS = {}
+
+
+def create(split: str, tasks: Sequence[str], image_size: tuple[int, int], *, root: str, **values) -> FileSource:
+    """The data source of a recipe; see `sak_jax.data.Dataset`."""
+    return open_source(PREPARATION, root, split, tasks, **values)

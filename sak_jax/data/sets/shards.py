@@ -133,3 +133,11 @@ def _count(shards: Sequence[tars.Shard], on_error: str) -> dict[tars.Shard, int]
     for problem in damaged.values():
         logging.warning("skipped: %s", problem)
     return counts
+
+
+KEYS = {}
+
+
+def create(split: str, tasks: Sequence[str], image_size: tuple[int, int], *, root: str, **values) -> Shards:
+    """The data source of a recipe."""
+    return Shards(root, split, tasks, **values)

@@ -1,10 +1,13 @@
 """PHI-S: teacher features rotated so that all channels vary alike, and scaled by one number (arXiv 2410.01680)."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from sak_jax.errors import UserError
@@ -13,18 +16,26 @@ from sak_jax.methods.distillation.hadamard import orthogonal
 Sums = tuple[Int[Array, ""], Float[Array, "c"], Float[Array, "c c"]]
 
 
-@jax.jit
 def batch_moments(x: Float[Array, "*n c"]) -> Sums:
     """Number of rows, their mean, and the scatter matrix around it: what `Moments.add` takes from the devices.
 
-    Sums are float32 and over the global array; the scatter is taken around the batch's own mean, so that a large mean
-    cancels nothing.
+    Sums are float32, over the global array and on every device; the scatter is taken around the batch's own mean, so
+    that a large mean cancels nothing.
     """
-    x = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-    mean = jnp.mean(x, axis=0)
-    centred = x - mean
-    scatter = jnp.matmul(centred.T, centred, precision=jax.lax.Precision.HIGHEST)
-    return jnp.int32(len(x)), mean, scatter
+    placed = x.sharding
+    return _batch_moments(NamedSharding(placed.mesh, PartitionSpec()) if isinstance(placed, NamedSharding) else None)(x)
+
+
+@functools.cache
+def _batch_moments(placed: NamedSharding | None) -> Callable[[Array], Sums]:
+    def moments(x):
+        x = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+        mean = jnp.mean(x, axis=0)
+        centred = x - mean
+        scatter = jnp.matmul(centred.T, centred, precision=jax.lax.Precision.HIGHEST)
+        return jnp.int32(len(x)), mean, scatter
+
+    return jax.jit(moments, out_shardings=placed)
 
 
 @dataclasses.dataclass

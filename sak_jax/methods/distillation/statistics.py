@@ -12,6 +12,8 @@ Statistics are a tree like the features, with a dict of arrays for each feature 
 | phi_s | rotation and one scale | the same | measured before, see `measured` |
 """
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
@@ -53,6 +55,33 @@ def measured(kind: str, moments: phi_s.Moments, name: str = "teacher features") 
         raise ValueError(f"the statistics of {kind!r} are not measured before training")
     arrays = {"mean": moments.mean, "std": moments.std} if kind == "frozen" else phi_s.projection(moments, name)
     return {key: jnp.asarray(value, jnp.float32) for key, value in arrays.items()}
+
+
+def measure(kind: str, batches: Iterable[PyTree]) -> PyTree:
+    """Statistics of a kind of `MEASURED` over batches of features, summed in float64 on the host.
+
+    Args:
+      kind: `frozen` or `phi_s`.
+      batches: trees of arrays `[b, ..., c]`, alike but for b; under several processes global arrays.
+
+    Returns:
+      The tree with statistics for each array.
+
+    Raises:
+      UserError: no batches, or features that do not vary; names them.
+    """
+    moments, tree, names = [], None, []
+    for features in batches:
+        paths, tree = jax.tree_util.tree_flatten_with_path(features)
+        names = [" ".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path, _ in paths]
+        moments = moments or [phi_s.Moments.empty(x.shape[-1]) for _, x in paths]
+        for own, (_, x) in zip(moments, paths, strict=True):
+            own.add(*phi_s.batch_moments(x))
+    if tree is None:
+        raise UserError(f"distill.standardise={kind} measures features before training: no batch was given")
+    return tree.unflatten(
+        [measured(kind, own, f"features of {name}") for own, name in zip(moments, names, strict=True)]
+    )
 
 
 def standardise(

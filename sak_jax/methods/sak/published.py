@@ -9,7 +9,7 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sak_jax import predict, recipe
+from sak_jax import paths, predict, recipe
 from sak_jax.engine import checkpoints
 from sak_jax.errors import UserError
 from sak_jax.methods.sak import build
@@ -47,7 +47,9 @@ def read_backbone(path: epath.PathLike, config: ConfigDict) -> Student:
     return student
 
 
-def import_student(config: ConfigDict, path: epath.PathLike, output: epath.PathLike, *, merge: bool = False) -> str:
+def import_student(
+    config: ConfigDict, path: epath.PathLike, output: epath.PathLike, *, merge: bool = False, weights: str = ""
+) -> str:
     """A published file as a checkpoint of ours in the workdir `output`, finished as far as training goes.
 
     Args:
@@ -55,49 +57,62 @@ def import_student(config: ConfigDict, path: epath.PathLike, output: epath.PathL
       path: `.pth` (of either stage, optimiser state ignored) or `.safetensors`.
       output: a new folder.
       merge: add low-rank updates into the kernels.
+      weights: which are meant in a file that holds several, see `files.read_weights`.
 
     Returns:
       The stage: `distill` or `multitask`.
 
     Raises:
-      UserError: the file can't be read or is not this recipe's student, or `output` holds a checkpoint.
+      UserError: the file can't be read, is not this recipe's student, or holds what is no number; `output` is not
+        empty, or can't be written.
     """
     if config.method != "sak":
         raise UserError(f"config.method is {config.method}: only students of SAK are imported")
-    output = epath.Path(output).expanduser()
+    output = paths.given(output)
+    paths.check_output(output / "config.json", force=True)
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} is not empty; give a new --output")
-    weights = files.read_weights(path)
-    stage = "multitask" if any(key.startswith("backbone.") for key in weights) else "distill"
-    if config.model.aligners == "auto" and any("ts_aligners." in key for key in weights):
+    arrays = files.read_weights(path, weights=weights)
+    files.check_finite(arrays, str(path))
+    stage = "multitask" if any(key.startswith("backbone.") for key in arrays) else "distill"
+    if config.model.aligners == "auto" and any("ts_aligners." in key for key in arrays):
         config.model.aligners = "all"  # The published code has aligners for all teachers or for none.
     student = _abstract(build.student_config(config, stage))
     if merge:
         student = _abstract(_without_lora(student.config))
-    _load(student, weights, config, merge, path)
+    _load(student, arrays, config, merge, path)
     if merge:
         config.model.lora.rank = 0
     checkpoints.write_model(output, stage, config[stage].steps, recipe.plain(config), nnx.state(student))
     return stage
 
 
-def export_student(checkpoint: epath.PathLike, output: epath.PathLike, *, merge: bool = False) -> list[epath.Path]:
+def export_student(
+    checkpoint: epath.PathLike, output: epath.PathLike, *, merge: bool = False, force: bool = False
+) -> list[epath.Path]:
     """A checkpoint of ours as a file that the published code loads with `strict=True`, and as safetensors beside it.
 
     Args:
       checkpoint: a workdir, or one checkpoint in it.
       output: `.pth` (both files are written; this needs PyTorch) or `.safetensors` (this one alone).
       merge: add low-rank updates into the kernels.
+      force: replace files that are there.
 
     Returns:
       The files written, each whole or not at all.
 
     Raises:
-      UserError: there is no checkpoint, the published code has no such student, or the file's ending is another.
+      UserError: there is no checkpoint, the published code has no such student, the file's ending is another, or a file
+        is there already or can't be written.
     """
-    output = epath.Path(output).expanduser()
+    output = paths.given(output)
     if output.suffix not in (".pth", ".safetensors"):
         raise UserError(f"{output}: the name must end in .pth or .safetensors")
+    written = list(dict.fromkeys((output, output.with_suffix(".safetensors"))))
+    for file in written:
+        paths.check_output(file, force=force)
+    if output.suffix == ".pth":
+        files.check_torch(output)
     student = predict.load(checkpoint).student
     if not isinstance(student, Student):
         raise UserError(f"{checkpoint} holds a foundation model with heads, not a student that the published code has")
@@ -110,12 +125,9 @@ def export_student(checkpoint: epath.PathLike, output: epath.PathLike, *, merge:
     if merge and settings.stem.lora:
         student = merge_lora(student)
     weights = pytorch_state(student)
-    written = []
-    if output.suffix == ".pth":
-        files.write_torch(output, weights)
-        written.append(output)
-    files.write_safetensors(output.with_suffix(".safetensors"), weights)
-    return [*written, output.with_suffix(".safetensors")]
+    for file in written:
+        (files.write_torch if file.suffix == ".pth" else files.write_safetensors)(file, weights)
+    return written
 
 
 def _load(student: Student, weights: Weights, config: ConfigDict, merge: bool, path: epath.PathLike) -> None:

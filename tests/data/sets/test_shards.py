@@ -201,6 +201,74 @@ def test_a_shard_without_an_end_is_truncated(tmp_path):
         Shards(tmp_path / "data", "train")
 
 
+def checked(block):
+    """A header with the checksum that it should have."""
+    block = block[:148] + b" " * 8 + block[156:]
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+
+
+def sized(header, size):
+    return checked(header[:124] + size + header[136:])
+
+
+def far_long_name(header):
+    return checked(sized(header, b"%011o\0" % (8**11 - 1))[:156] + b"L" + header[157:])
+
+
+DAMAGES = {
+    "a negative size": (lambda header: sized(header, b"\xff" * 12), r"0\.jpg would have -\d+ bytes"),
+    "4 GiB": (lambda header: sized(header, b"\x80" + (2**32).to_bytes(11, "big")), "would have 4294967296 bytes"),
+    "a name of 8 GiB": (far_long_name, "is not a whole, uncompressed tar file"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_headers_that_claim_what_cannot_be(tmp_path, damage):
+    path = tmp_path / "data" / "0.tar"
+    write_shard(path, [("0.jpg", image(0)), ("1.jpg", image(1))], tarfile.USTAR_FORMAT)
+    content = path.read_bytes()
+    change, message = DAMAGES[damage]
+    path.write_bytes(change(content[:512]) + content[512:])
+    with pytest.raises(UserError, match=rf"0\.tar: .*{message}"):
+        Shards(tmp_path / "data", "train")
+
+
+def test_a_damaged_map_of_holes(tmp_path):
+    path = tmp_path / "data" / "0.tar"
+    path.parent.mkdir()
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("0.jpg")
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
+        info.size = 512
+        archive.addfile(info, io.BytesIO(b"none\n".ljust(512, b"\0")))
+    with pytest.raises(UserError, match=r"0\.tar: is not a whole, uncompressed tar file"):
+        Shards(tmp_path / "data", "train")
+
+
+def test_whatever_is_damaged_is_told_in_one_line(tmp_path):
+    path = tmp_path / "data" / "0.tar"
+    write_shard(path, [("a" * 150 + "/0.jpg", image(0)), ("1.jpg", image(1)), ("1.json", b"{}")])
+    whole = np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 512)
+    headers = [number for number, block in enumerate(whole) if block[257:262].tobytes() == b"ustar"]
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for attempt in range(80):
+        content = whole.copy()
+        block = content[rng.choice(headers) if attempt % 4 else rng.integers(len(whole))]
+        for place in rng.integers(0, 160 if attempt % 2 else 512, 3):
+            block[place] = rng.integers(256)
+        block[148:156] = ord(" ")  # As if it had been written so, with the right checksum.
+        block[148:156] = np.frombuffer(b"%06o\0 " % block.sum(), np.uint8)
+        path.write_bytes(content.tobytes())
+        try:
+            source = Shards(tmp_path / "data", "train")
+            outcomes |= {sample["image"].shape for sample in map(source.__getitem__, range(len(source)))}
+        except UserError as error:
+            outcomes.add("told")
+            assert "0.tar" in str(error) or "no member is an image" in str(error)
+    assert outcomes >= {"told", (40, 56, 3)}
+
+
 def test_a_shard_that_cannot_be_read_is_never_left_out(tmp_path, monkeypatch):
     root = write_shards(tmp_path / "data", (2, 2))
 

@@ -53,6 +53,26 @@ def test_restoring_undoes_standardising(kind):
     np.testing.assert_allclose(statistics.restore(kind, targets, own), x, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", statistics.MEASURED)
+def test_statistics_measured_over_batches(kind):
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((30, 5, 8)) @ rng.standard_normal((8, 8)) + 9).astype(np.float32)
+    batches = [{"a": (jnp.asarray(part), jnp.asarray(part[:, 0]))} for part in np.split(x, [7, 20])]
+    own = statistics.measure(kind, batches)
+    targets, _ = statistics.standardise(kind, {"a": (jnp.asarray(x), jnp.asarray(x[:, 0]))}, own)
+    for leaf in jax.tree.leaves(targets):
+        rows = np.reshape(leaf, (-1, 8))
+        np.testing.assert_allclose(rows.var(axis=0, ddof=1), 1, rtol=1e-4)
+        np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-4)
+    with pytest.raises(UserError, match="no batch was given"):
+        statistics.measure(kind, [])
+
+
+def test_features_that_do_not_vary_are_called_by_name():
+    with pytest.raises(UserError, match="features of clip patch do not vary"):
+        statistics.measure("phi_s", [{"clip": {"patch": jnp.ones((4, 8))}}])
+
+
 def test_measured_statistics_stay_in_training():
     x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 8), np.float32))
     for kind in statistics.MEASURED:

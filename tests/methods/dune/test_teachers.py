@@ -11,6 +11,7 @@ import torch
 from flax import nnx
 
 from sak_jax.errors import UserError
+from sak_jax.methods.dune.pytorch import TEACHERS
 from sak_jax.nn import resize, vit
 from sak_jax.teachers import conversion, registry
 from sak_jax.teachers.committee import Committee
@@ -19,14 +20,13 @@ from sak_jax.weights import files, rules
 from tests.methods.dune.cases import TYPES, deviations, images, reference, shapes
 from tests.reference.formula_weights import formula_input, formula_state
 
-NAMES = dict(zip(TYPES, ("dinov2_large_registers", "mast3r_large", "multihmr_large"), strict=True))
 WRAPPERS = dict(zip(TYPES, (None, "model", "model_state_dict"), strict=True))
 TOLERANCE = 2e-5
 
 
 def entry(name):
     """The registry's entry as DUNE's code has it: positions by DINOv2's rule."""
-    teacher = registry.get(NAMES[name])
+    teacher = registry.get(TEACHERS[name])
     return dataclasses.replace(teacher, config=dataclasses.replace(teacher.config, position_offset=0.1))
 
 

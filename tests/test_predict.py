@@ -4,11 +4,13 @@ import copy
 
 import numpy as np
 import pytest
+from flax import nnx
 
 import sak_jax
 from sak_jax import pictures, recipe
 from sak_jax.data.augment import normalise, pad, unpad
 from sak_jax.errors import UserError
+from sak_jax.methods.sak.student import Outputs
 from sak_jax.predict import Predictor
 from tests import runs
 
@@ -141,9 +143,18 @@ def test_results_can_be_copied_and_name_what_they_have(student):
         result.meters  # noqa: B018
 
 
-def test_a_foundation_model_is_shown_pictures_of_its_size_alone():
-    config = recipe.load(runs.TINY + ":method=frozen-rooms_scene", ["--config.tasks={'depth': {}}"])
-    student = Predictor(sak_jax.build(config), config, "multitask")
-    found = student.predict(noise(30, 20))
+class OneSize(nnx.Module):
+    """As a foundation model: no `config`, and its encoder is made for one size."""
+
+    def __call__(self, images):
+        assert images.shape[1:] == (24, 32, 3)
+        return Outputs(predictions={"depth": images[..., :1]}, aligned={}, routing={})
+
+
+def test_a_model_that_is_made_for_one_size_is_shown_that_size_alone():
+    config = recipe.load(runs.TINY)
+    del config.tasks["semseg"], config.tasks["edge"]
+    picture = noise(30, 20)
+    found = Predictor(OneSize(), config, "multitask").predict(picture)
     assert found.layout.window == (24, 32) and len(found.layout.places) == 2
-    assert found["depth"].metres.shape == (30, 20)
+    np.testing.assert_allclose(found["depth"].raw, normalise(picture)[..., :1], atol=1e-5)

@@ -65,7 +65,7 @@ def train_step(stage: Stage, model: nnx.GraphDef, state: TrainState, frozen, bat
 
         def loss(params):
             module = nnx.merge(model, params, state.frozen, stats, copy=True)
-            total, logs = stage.loss(module, features, Part(batch, key, whole, 1 / parts))
+            total, logs = stage.loss(module, features, Part(batch, key, whole, 1 / parts, state.step))
             return total, (nnx.state(module, nnx.BatchStat), logs | {"total": total})
 
         gradient, (stats, logs) = jax.grad(loss, has_aux=True)(state.params)

@@ -26,4 +26,4 @@ def get_config(text: str = ""):
     config.multitask.lr = 5e-4
     config.data.name = "camvid"
     config.data.resize = True  # The photographs are shrunk to image_size before the transforms.
-    return recipe.as_method(config, chosen["method"])
+    return recipes.as_method(config, chosen["method"])

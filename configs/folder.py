@@ -33,4 +33,4 @@ def get_config(text: str = ""):
             "semseg": f"{split}/semseg/{{id}}.png",
             "depth": f"{split}/depth/{{id}}.png",
         }
-    return recipe.as_method(config, chosen["method"])
+    return recipes.as_method(config, chosen["method"])

@@ -45,4 +45,4 @@ def get_config(text: str = ""):
     config.data.seed = 0
     config.data.cache = True
     config.distill.data = {"train_length": 1024}
-    return recipe.as_method(config, chosen["method"])
+    return recipes.as_method(config, chosen["method"])

@@ -2,7 +2,13 @@
 
 import importlib
 
-_EXPORTS = {"build": "sak_jax.builders", "load": "sak_jax.builders", "Outputs": "sak_jax.methods.sak.student"}
+_EXPORTS = {
+    "build": "sak_jax.predict",
+    "load": "sak_jax.predict",
+    "Outputs": "sak_jax.methods.sak.student",
+    "load_pytorch_state": "sak_jax.methods.sak.pytorch",
+    "pytorch_state": "sak_jax.methods.sak.pytorch",
+}
 
 
 def __getattr__(name: str):

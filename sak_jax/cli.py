@@ -1,19 +1,20 @@
 """What all command lines share: flags, recipes with their overrides, and one line and a status for what goes wrong."""
 
 import argparse
-import difflib
 import functools
+import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from etils import epath
+from ml_collections import ConfigDict
 
+from sak_jax import keys, recipe
 from sak_jax.errors import EndedEarly, UserError
 
-_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
+_OVERRIDE = re.compile(r"--?(?:no)?config\.")
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,65 +35,34 @@ class Parser(argparse.ArgumentParser):
         Raises:
           UserError: anything wrong with either.
         """
-        self.add_argument("--config", metavar="RECIPE", help="configs/NAME.py[:key=value,..]; --config.KEY=VALUE sets")
+        words = "configs/NAME.py[:key=value,..], or the NAME of one of the package's; --config.KEY=VALUE sets a key"
+        self.add_argument("--config", metavar="RECIPE", help=words)
         options, options.overrides = self.parse_known_args(argv)
         for argument in options.overrides:
             if argument.startswith("--") and not _OVERRIDE.match(argument):
                 flag = argument.partition("=")[0]
-                self.error(f"there is no flag {flag}{_near(flag, self._option_string_actions)}")
+                self.error(f"there is no flag {flag}{keys.near(flag, self._option_string_actions)}")
         if options.config is None:
             self.error("--config is missing: give a recipe, e.g. --config=configs/rooms.py")
-        return options, recipe(options.config, options.overrides)
+        return options, recipe.load(options.config, options.overrides)
 
 
-def recipe(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The recipe `configs/NAME.py[:key=value,..]` with `--config.KEY=VALUE`s, each of its value's type.
+def workdir(options: argparse.Namespace) -> epath.Path:
+    """Where a run lies: `--workdir`, else `runs/NAME` after the recipe.
 
     Raises:
-      UserError: no such file, a mistake in the recipe's arguments, an unknown key, a value of another type.
+      UserError: `--workdir` is empty.
     """
-    argv = ["", f"--config={path}", *overrides]
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    try:
-        rest = values(argv)
-        values.config.seed  # noqa: B018 - a recipe that could not be loaded says so when it is first looked at
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError, OSError, flags.Error) as error:
-        if isinstance(error, AttributeError | KeyError):
-            _check_keys(values["config"].parser.parse(path), overrides)
-        text = str(error).strip()
-        if isinstance(error, OSError):
-            text = f"the recipe can't be loaded: {text.splitlines()[-1].strip()}"
-        elif "Traceback" in text:  # The flags' library quotes that of a recipe that refused its arguments.
-            text = text.splitlines()[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
-        raise UserError(text) from error
-    if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}: options are written --name=value")
-    return values.config
+    if options.workdir == "":
+        raise UserError("--workdir is empty (an unset variable?): give a folder, or leave it out for runs/NAME")
+    return epath.Path(options.workdir or f"runs/{recipe.name_of(options.config)}").expanduser()
 
 
-def recipe_name(path: str) -> str:
-    """`NAME` of `configs/NAME.py:key=value`."""
-    return os.path.splitext(os.path.basename(path.split(":")[0]))[0]
-
-
-def _check_keys(config: Mapping, overrides: Sequence[str]) -> None:
-    """Raises a UserError that names the first key that the recipe does not have."""
-    for key in (match[1] for match in map(_OVERRIDE.match, overrides) if match):
-        section, parents = config, []
-        for part in (part.split("[")[0] for part in key.split(".")):
-            if not isinstance(section, ConfigDict) or part not in section:
-                raise UserError(f"config has no key {key!r}{_near(part, section, parents)}")
-            section, parents = section[part], [*parents, part]
-
-
-def _near(name: str, known: object, parents: Sequence[str] = ()) -> str:
-    """`: did you mean ..?`, or all that could have been meant, or nothing."""
-    names = sorted(known) if isinstance(known, Mapping | ConfigDict) else []
-    near = difflib.get_close_matches(name, names, n=1)
-    if near:
-        return f": did you mean {'.'.join([*parents, *near])}?"
-    return f": {'.'.join(['config', *parents])} has {', '.join(names)}" if parents and names else ""
+def show_progress() -> None:
+    """Shows what the package logs, and of its libraries nothing but errors."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("sak_jax").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is as it should be.
 
 
 def exit_status(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
@@ -105,12 +75,34 @@ def exit_status(main: Callable[[Sequence[str] | None], None]) -> Callable[..., i
     def run(argv: Sequence[str] | None = None) -> int:
         try:
             main(argv)
+            sys.stdout.flush()
         except (UserError, EndedEarly) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2 if isinstance(error, UserError) else 1
-        except KeyboardInterrupt:  # Before or after training, which takes Ctrl-C as a wish to save and stop.
+        except KeyboardInterrupt:  # Where nothing has to be saved.
             print("error: interrupted; run the same command to go on", file=sys.stderr)
+            return 1
+        except BrokenPipeError:  # Whoever read the output has had enough of it.
+            _forget_stdout()
+            return 1
+        except OSError as error:
+            if error.filename is not None or _can_print():
+                raise
+            _forget_stdout()
             return 1
         return 0
 
     return run
+
+
+def _can_print() -> bool:
+    try:
+        sys.stdout.flush()
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def _forget_stdout() -> None:
+    """Keeps Python from complaining of what it could not print when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

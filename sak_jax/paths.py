@@ -1,8 +1,12 @@
 """Paths, local or `gs://`, and writing files whole or not at all."""
 
+import contextlib
+import errno
 import functools
 import importlib.util
 import os
+import shutil
+import tempfile
 
 from etils import epath
 
@@ -58,18 +62,146 @@ def _installed(name: str) -> bool:
         return False
 
 
+def given(path: epath.PathLike) -> epath.Path:
+    """A path as a user gives it: `~` is the home folder, and `gs://` can be used.
+
+    Raises:
+      UserError: a `~` without a home folder, another kind of address, or see `check_remote`.
+    """
+    check_remote(path)
+    path = epath.Path(os.path.expanduser(path))
+    if os.fspath(path).startswith("~"):
+        raise UserError(f"{path}: there is no home folder for ~; give the whole path")
+    return path
+
+
+def check_output(path: epath.PathLike, *, force: bool = False, flag: str = "--output") -> epath.Path:
+    """The file that a tool is to write, checked before the work begins.
+
+    Args:
+      path: of the file; folders above it may be missing.
+      force: whether a file that is there may be replaced.
+      flag: the option that gave the path, for messages.
+
+    Raises:
+      UserError: there is such a file already, or it can't be written; names the remedy.
+    """
+    file = given(path)
+    try:
+        if file.is_dir():
+            raise UserError(f"{flag}={file} is a folder; give the name of a file")
+        if file.exists() and not force:
+            raise UserError(f"{flag}={file} is there already; give another name, or --force to replace it")
+        if not is_remote(file):
+            _probe(file)
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{flag}={file} can't be written ({reason}); give another place") from error
+    return file
+
+
+def _probe(file: epath.Path) -> None:
+    """Writes a byte where `file` is to be, or in the nearest folder there is."""
+    folder = os.path.abspath(file.parent)
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(folder)
+            break
+        folder = os.path.dirname(folder)
+    probe = os.path.join(folder, f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with open(probe, "wb") as opened:
+            opened.write(b"0")
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(probe)
+
+
+def cache_directory(name: str, *, writable: bool = True) -> epath.Path:
+    """`~/.cache/sak_jax/NAME`, or a temporary folder of this user's where there is no home or it can't be written.
+
+    Args:
+      name: of the cache.
+      writable: False takes a folder that is there although it can only be read.
+
+    Returns:
+      The folder; it need not exist yet.
+    """
+    home = os.environ.get("HOME", os.path.expanduser("~"))  # "~" stays without an entry in the user database
+    if os.path.isabs(home) and os.path.isdir(home):
+        folder = os.path.join(home, ".cache", "sak_jax", name)
+        nearest = folder
+        while not os.path.exists(nearest):
+            nearest = os.path.dirname(nearest)
+        readable = not writable and nearest == folder
+        if os.path.isdir(nearest) and (readable or os.access(nearest, os.W_OK | os.X_OK)):
+            return epath.Path(folder)
+    return epath.Path(_temporary_directory()) / name
+
+
+@functools.cache
+def _temporary_directory() -> str:
+    """A folder for this user's caches among the temporary ones."""
+    folder = os.path.join(tempfile.gettempdir(), f"sak_jax-{os.getuid()}")
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        if os.lstat(folder).st_uid == os.getuid() and os.path.isdir(folder) and not os.path.islink(folder):
+            return folder
+    except OSError:
+        pass
+    return tempfile.mkdtemp(prefix="sak_jax-")  # The name is taken, perhaps by somebody else.
+
+
 def write_bytes(file: epath.PathLike, content: bytes) -> None:
-    """Writes to a temporary name beside `file`, then renames over it; makes the folder where it is missing."""
+    """Writes a file whole or not at all: to a temporary name beside it, synced, then renamed over it.
+
+    The folder is made where it is missing.
+
+    Raises:
+      OSError: it cannot be written; what was there before is as it was.
+    """
     file = epath.Path(file)
     if is_remote(file):  # There are no folders, and an object appears whole.
         file.write_bytes(content)
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.parent / f".{file.name}.tmp"
-    temporary.write_bytes(content)
-    temporary.replace(file)
+    temporary = file.parent / f".{file.name}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())  # Else a power cut may leave the new name on an empty file.
+        os.replace(temporary, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def write_text(file: epath.PathLike, text: str) -> None:
     """As `write_bytes`, in UTF-8."""
     write_bytes(file, text.encode())
+
+
+def reason(error: BaseException, path: epath.PathLike) -> str:
+    """Why a file could not be written, in a few words: with the room that is left where the disk is full."""
+    causes, cause = [], error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(causes[0]).split())
+    if any(getattr(cause, "errno", None) == errno.ENOSPC or "No space left" in str(cause) for cause in causes):
+        return f"the disk is full: {_free(path)} MB are left"
+    return text[:200] or type(error).__name__
+
+
+def _free(path: epath.PathLike) -> str:
+    folder = epath.Path(path)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e6:.0f}"
+    except OSError:
+        return "few"

@@ -1,114 +1,67 @@
-"""What a recipe may say: every key with its default, the parsing of recipe arguments, and the checks before a run."""
+"""Recipes: the keys all have, reading a recipe file, refusing what cannot run, and what may differ on resuming."""
 
+import importlib.util
 import json
-from collections.abc import Mapping
+import os
+import re
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from absl import flags
 from etils import epath
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
+from sak_jax import data, keys, methods
 from sak_jax.errors import UserError
-from sak_jax.tasks import Task, select
+from sak_jax.keys import Key
 
-RUNTIME_KEYS = (
-    "checkpoint",
-    "log_every",
-    "mesh",
-    "data.root",
-    "data.workers",
-    "distill.data.root",
-    "distill.data.workers",
-    "teachers.dir",
-    "compilation_cache",
-    "boundary.workers",
-    "published",
-)
-"""Keys that say how a run is carried out, not what it computes: they may differ when a run is resumed."""
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 
-TEACHER_OPTIONS = ("normalisation", "pad", "crop")
-"""Options a recipe may give a teacher, see `sak_jax.teachers.registry.load`."""
+ENGINE = {
+    "method": Key("sak"),  # A key of `sak_jax.methods.METHODS`.
+    "seed": Key(0, at_least=0, at_most=2**32 - 1),
+    "image_size": Key((448, 576), above=0, at_most=65_536, length=2),  # Height, width of what the model sees.
+    "batch_size": Key(16, above=0),  # Images a step, over all devices.
+    "dtype": Key("float32", choices=("float32", "bfloat16")),  # Of the computation. Parameters are float32.
+    "matmul_precision": Key("", choices=("", "default", "high", "highest"), runtime=True),  # "" is JAX's default.
+    "init_from": Key(""),  # A workdir, a checkpoint or a published .pth; "" starts from the stem initialisation.
+    "tasks": Key({}, open=True),  # {task: {field: value}}: rows of `sak_jax.tasks.TASKS`, or new ones.
+    "baselines": Key({}, open=True, runtime=True),  # Single-task scores that Delta_m compares with.
+    "published": Key({}, open=True, runtime=True),  # Scores in print, and `delta_m`, to show beside ours.
+    "boundary": {  # Of the metric odsF, see `sak_jax.tasks.boundary`.
+        # Of the image's diagonal: 0.011 for NYUD-v2, 0.0075 for PASCAL-Context.
+        "max_distance": Key(0.011, at_least=0, at_most=1, runtime=True),
+        "protocol": Key("sak", choices=("sak", "invpt"), runtime=True),  # Their scores are not comparable.
+        # The annotated curves as they are, or outlined (NYUD-v2).
+        "truth": Key("boundary", choices=("boundary", "label_map"), runtime=True),
+        "workers": Key(0, at_least=0, runtime=True),  # Processes; 0 is one a processor.
+    },
+    "data": data.KEYS,  # And those of the data set that `data.name` names.
+    "eval_batch_size": Key(16, above=0, runtime=True),
+    "log_every": Key(10, above=0, runtime=True),
+    # Steps; how many of the newest are kept (the best is kept too).
+    "checkpoint": {"every": Key(100, above=0, runtime=True), "keep": Key(2, at_least=0, runtime=True)},
+    "mesh": {  # Devices along each axis; -1 is all that fsdp leaves.
+        "data": Key(-1, at_least=-1, runtime=True),
+        "fsdp": Key(1, above=0, runtime=True),
+        "placement": Key({}, open=True, runtime=True),  # {pattern of a parameter's path: axes}, see docs/pods.md.
+    },
+    "compilation_cache": Key("~/.cache/sak_jax/xla", runtime=True),  # "" compiles afresh every time.
+}
+"""The keys of every recipe; those of its method and of its data set come besides."""
 
 
-def base() -> ConfigDict:
-    """The defaults all recipes start from; a recipe in `configs/` changes what it needs."""
-    return ConfigDict(
-        {
-            "seed": 0,
-            "image_size": (448, 576),  # Height, width of what the student sees.
-            "batch_size": 16,  # Images a step, over all devices.
-            "dtype": "float32",  # Of the computation: float32 or bfloat16. Parameters are float32.
-            "init_from": "",  # A workdir, a checkpoint or a published .pth; "" starts from the stem initialisation.
-            "tasks": {},  # {task: {field: value}}: rows of `sak_jax.tasks.TASKS`, or new ones.
-            "baselines": {},  # Single-task scores that Delta_m compares with: {"semseg/mIoU": ..}.
-            "published": {},  # Scores in print, and `delta_m`, to show beside ours.
-            "boundary": {  # Of the metric odsF, see `sak_jax.tasks.boundary.BoundaryScore`.
-                "max_distance": 0.011,  # Of the image's diagonal: 0.011 for NYUD-v2, 0.0075 for PASCAL-Context.
-                "protocol": "sak",  # Or "invpt"; their scores are not comparable.
-                "truth": "boundary",  # The annotated curves as they are; "label_map" outlines them (NYUD-v2).
-                "workers": 0,  # Processes; 0 is one a processor.
-            },
-            "model": {
-                "stem": "base",  # A key of `sak_jax.methods.sak.student.STEMS`, or "custom" with the four sizes below.
-                "width": 0,  # 0 takes the stem's.
-                "depth": 0,
-                "heads": 0,
-                "patch": 0,
-                "stem_init": "",  # "rooms" (shipped, for the tiny stem), an augreg .npz, or "" for random.
-                "encoder": {  # A foundation model in the place of stem, adapters and routers: a baseline.
-                    "model": "",  # A key of the registry of teachers; "" is the student of the method.
-                    "normalisation": "imagenet",  # This and the next two as for teachers.
-                    "pad": True,
-                    "crop": False,
-                },
-                "router": "mor",  # "mor" or "none": the plain sum of all experts.
-                "noisy_gating": True,
-                "down_ratio": 4,  # Width of the stem over width inside an adapter.
-                "aligners": "auto",  # "auto": where widths differ; "all"; "none".
-                "freeze": "none",  # "stem" (or encoder), or "all_but_routers" (the heads learn too).
-                "remat": False,  # Recompute blocks in the backward pass: less memory, more time.
-                "lora": {"rank": 0, "alpha": 16.0, "targets": ("qkv", "proj")},  # On the stem in stage 1.
-            },
-            "teachers": {  # And {name: {"model": a key of the registry}}, a row a teacher.
-                "random": False,  # Random teachers, to try a recipe out without weights.
-                "dir": "",  # Where converted weights lie; "" is ~/.cache/sak_jax/teachers.
-            },
-            "distill": {  # Stage 1.
-                "steps": 0,
-                "lr": 1e-3,
-                "warmup_lr": 1.25e-7,
-                "warmup_steps": 0,
-                "final_lr": 1e-5,
-                "weight_decay": 0.01,
-                "clip": 0.0,  # Global norm of the gradient; 0 is no clipping.
-                "accumulate": 1,  # Parts a batch is split into, one after another.
-                "loss": "cos+l1",  # "cos+l1", "cos" or "l2".
-                "data": {},  # What differs from `data` in stage 1, which reads the training images without labels.
-            },
-            "multitask": {  # Stage 2.
-                "steps": 0,
-                "alpha": 1.0,  # Weight of the distillation loss; 0 leaves the teachers out.
-                "lr": 2e-5,
-                "power": 0.9,  # Of the polynomial decay to zero.
-                "weight_decay": 1e-6,
-                "clip": 10.0,
-                "accumulate": 1,
-                "eval_every": 0,  # Steps between evaluations during training; 0 is only at the end.
-                "scale_range": (0.5, 2.0),  # Of the random scale augmentation.
-            },
-            "data": {
-                "name": "",
-                "root": "",
-                "workers": 0,  # Worker processes that read and transform; 0 is threads.
-                "on_error": "raise",  # Or "skip": leave out samples that can't be read, count and report them.
-                "resize": False,  # Shrink larger images (not those of rooms) to fit into image_size.
-                # Rooms and folder have keys of their own, see `sak_jax.data.create_source`.
-            },
-            "eval_batch_size": 16,
-            "log_every": 10,
-            "checkpoint": {"every": 100, "keep": 2},  # Steps; how many of the newest are kept (the best is kept too).
-            "mesh": {"data": -1, "fsdp": 1},  # Devices along each axis; -1 is all that fsdp leaves.
-            "compilation_cache": "~/.cache/sak_jax/xla",  # "" compiles afresh every time.
-        }
-    )
+def base(method: str = "sak") -> ConfigDict:
+    """The defaults that a recipe starts from; a recipe in `configs/` changes what it needs.
+
+    Args:
+      method: a key of `sak_jax.methods.METHODS`.
+    """
+    config = ConfigDict(keys.defaults(keys.merged(ENGINE, methods.get(method).keys())))
+    config.method = method
+    return config
 
 
 def arguments(text: str | None, **defaults: str) -> dict[str, str]:
@@ -126,36 +79,102 @@ def arguments(text: str | None, **defaults: str) -> dict[str, str]:
     return values
 
 
-def as_method(config: ConfigDict, method: str) -> ConfigDict:
-    """The recipe carried out by SAK, or by one of the baselines it is compared with.
+# Reading
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The recipe `configs/NAME.py[:key=value,..]` with `--config.KEY=VALUE`s, each of its value's type.
 
     Args:
-      config: the recipe, changed in place.
-      method: `sak`; `multitask`: one student for all tasks, nothing distilled; `single-TASK`: one task, nothing
-        distilled (the baseline of Delta_m); `frozen-MODEL`, `finetuned-MODEL`: a foundation model of the registry with
-        the student's heads, which learn alone or together with it.
+      path: of a Python file with `get_config(text)`, or the name of one that comes with the package; after a colon
+        what `get_config` is given.
+      overrides: command-line arguments.
 
     Raises:
-      UserError: there is no such method or task.
+      UserError: no such file, a mistake in the recipe or its arguments, an unknown key, a value of another type.
     """
-    if method == "sak":
-        return config
-    kind, _, name = method.partition("-")
-    tasks = ordered(config.tasks)
-    encoder = kind in ("frozen", "finetuned") and name
-    if method != "multitask" and not encoder and not (kind == "single" and name in tasks):
-        known = ", ".join(["sak", "multitask", *(f"single-{task}" for task in tasks)])
-        raise UserError(f"recipe argument method={method}: it must be one of {known}, frozen-MODEL or finetuned-MODEL")
-    set_teachers(config, {})
-    config.distill.steps = 0
-    config.model.router = "none"
-    if kind == "single":
-        config.tasks = {name: tasks[name]}
-    if encoder:
-        config.model.encoder.model = name
-        config.model.freeze = "stem" if kind == "frozen" else "none"
-        config.model.stem_init = config.init_from = ""
+    file, _, text = path.partition(":")
+    config = _get_config(find_file(file), text)
+    known = keys_of(config)
+    _check_unknown(config, known)
+    _check_overrides(known, overrides)
+    for key, default in keys.defaults(known["data"]).items():  # So that they can be set on the command line.
+        if key not in config.data:
+            config.data[key] = default
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *overrides])
+    try:
+        rest = values(["", *overrides])
+        config = values.config
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, flags.Error) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}: options are written --name=value")
     return config
+
+
+def find_file(name: str) -> Path:
+    """A recipe's file: a path, or the name of a recipe that comes with the package.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = Path(os.path.expanduser(name))
+    if path.is_file():
+        return path
+    packaged = Path(__file__).parent / "configs" / f"{name}.py"
+    checkout = Path(__file__).parents[1] / "configs" / f"{name}.py"
+    for candidate in (packaged, checkout):
+        if re.fullmatch(r"\w+", name) and candidate.is_file():
+            return candidate
+    known = sorted(file.stem for folder in {packaged.parent, checkout.parent} for file in folder.glob("*.py"))
+    raise UserError(
+        f"the recipe can't be loaded: there is no file {name}; give a path, or one of {', '.join(dict.fromkeys(known))}"
+    )
+
+
+def name_of(path: str) -> str:
+    """`NAME` of `configs/NAME.py:key=value`."""
+    return os.path.splitext(os.path.basename(path.split(":")[0]))[0]
+
+
+def _get_config(file: Path, text: str) -> ConfigDict:
+    specification = importlib.util.spec_from_file_location(f"sak_jax_recipe_{file.stem}", file)
+    if specification is None or specification.loader is None:
+        raise UserError(f"{file}: a recipe is a Python file with get_config(); this is none")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module  # What it brings (a kind of task, say) can then be pickled.
+    try:
+        specification.loader.exec_module(module)
+        if not callable(getattr(module, "get_config", None)):
+            raise UserError(f"{file}: a recipe defines get_config(text), which gives its config; this file does not")
+        config = module.get_config(text)
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}; mend the recipe") from error
+    except Exception as error:  # noqa: BLE001 - a recipe is the user's own Python
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        where = f"{file}, line {lines[-1]}" if lines else str(file)
+        raise UserError(f"{where}: {type(error).__name__}: {error}; mend the recipe") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"{file}: get_config() gives {type(config).__name__}, not a ConfigDict: start from recipe.base()"
+        )
+    return config
+
+
+# Checking
+
+
+def keys_of(config: Mapping) -> dict:
+    """All keys that a recipe may have, by its method and its data set.
+
+    Raises:
+      UserError: it names an unknown method or data set.
+    """
+    method = methods.get(config["method"]).keys()
+    return keys.merged(ENGINE, method, {"data": data.keys(config["data"]["name"])})
 
 
 def check(config: ConfigDict, devices: int) -> None:
@@ -164,64 +183,83 @@ def check(config: ConfigDict, devices: int) -> None:
     Raises:
       UserError: names the key, its value and what would do.
     """
-    for key in ("batch_size", "eval_batch_size", "log_every", "checkpoint.every", "model.down_ratio", "mesh.fsdp"):
-        _require(_get(config, key) > 0, config, key, "must be positive")
-    for key in (
-        "distill.steps",
-        "multitask.steps",
-        "multitask.alpha",
-        "multitask.eval_every",
-        "checkpoint.keep",
-        "data.workers",
-        "boundary.workers",
-        "distill.lr",
-        "multitask.lr",
-        "model.lora.rank",
-    ):
-        _require(_get(config, key) >= 0, config, key, "must not be negative")
+    values = ordered(config)
+    keys.check(values, keys_of(config))
+    if config.mesh.data == 0:
+        raise UserError("config.mesh.data is 0: it must be positive, or -1")
     for key in ("batch_size", "eval_batch_size"):
-        _require(_get(config, key) % devices == 0, config, key, f"must be a multiple of the {devices} devices")
-    for stage in ("distill", "multitask"):
-        parts = config[stage].accumulate
-        _require(parts > 0, config, f"{stage}.accumulate", "must be positive")
-        _require(
-            config.batch_size % (parts * devices) == 0,
-            config,
-            "batch_size",
-            f"must be a multiple of {stage}.accumulate x devices = {parts * devices}",
+        require(config[key] % devices == 0, config, key, f"must be a multiple of the {devices} devices")
+    methods.get(config.method).check(config, devices)
+
+
+def require(condition: bool, config: ConfigDict, key: str, remedy: str) -> None:
+    """Raises a UserError that names a key, its value and the remedy, unless the condition holds."""
+    if not condition:
+        raise UserError(f"config.{key} is {keys.flatten(ordered(config)).get(key)!r}: it {remedy}")
+
+
+def _check_unknown(config: ConfigDict, known: keys.Keys) -> None:
+    """Refuses keys that a recipe file sets and nothing reads."""
+
+    def look(section: Mapping, known: keys.Keys, parents: tuple[str, ...]) -> None:
+        for name, value in section.items():
+            key = keys.get(known, name)
+            if key is None:
+                raise UserError(
+                    f"the recipe sets the key {'.'.join((*parents, name))!r}, which does not exist"
+                    f"{keys.near(name, known, parents)}"
+                )
+            if isinstance(key, Mapping) and isinstance(value, Mapping):
+                look(value, key, (*parents, name))
+
+    look(ordered(config), known, ())
+
+
+def _check_overrides(known: keys.Keys, overrides: Sequence[str]) -> None:
+    """Raises a UserError that names the first key that the recipe does not have."""
+    for key in (match[1] for match in map(_OVERRIDE.match, overrides) if match):
+        section, parents = known, ()
+        for part in (part.split("[")[0] for part in key.split(".")):
+            if isinstance(section, Key) and section.open:
+                break
+            if not isinstance(section, Mapping) or keys.get(section, part) is None:
+                names = section if isinstance(section, Mapping) else ()
+                raise UserError(f"config has no key {key!r}{keys.near(part, names, parents)}")
+            section, parents = keys.get(section, part), (*parents, part)
+
+
+# Resuming
+
+
+def incompatible(theirs: Mapping, config: ConfigDict, where: str) -> None:
+    """Makes sure that a run of one recipe may go on with another: that its steps compute the same.
+
+    Args:
+      theirs: the recipe that the run was begun with, as plain data.
+      config: the recipe it is to go on with.
+      where: the run, for the message.
+
+    Raises:
+      UserError: names the first key that differs.
+    """
+    theirs, mine = keys.flatten(ordered(from_dict(theirs))), keys.flatten(ordered(config))
+    known = keys_of(config)
+    changed = [key for key in keys.differing(theirs, mine) if not _is_runtime(known, key)]
+    if changed:
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise UserError(
+            f"{where} was made by another config: {changed[0]} is {theirs.get(changed[0])!r} there and "
+            f"{mine.get(changed[0])!r} here{more}; give the run another --workdir"
         )
-    choices = {
-        "dtype": ("float32", "bfloat16"),
-        "model.router": ("mor", "none"),
-        "model.aligners": ("auto", "all", "none"),
-        "model.freeze": ("none", "stem", "all_but_routers"),
-        "distill.loss": ("cos+l1", "cos", "l2"),
-        "data.on_error": ("raise", "skip"),
-        "boundary.protocol": ("sak", "invpt"),
-        "boundary.truth": ("label_map", "boundary"),
-    }
-    for key, allowed in choices.items():
-        _require(_get(config, key) in allowed, config, key, f"must be one of {', '.join(allowed)}")
-    _require(0 <= config.boundary.max_distance <= 1, config, "boundary.max_distance", "must be in 0..1")
-    _require(config.mesh.data == -1 or config.mesh.data > 0, config, "mesh.data", "must be positive, or -1")
-    maps = ("qkv", "proj", "fc1", "fc2")
-    _require(set(config.model.lora.targets) <= set(maps), config, "model.lora.targets", f"takes {', '.join(maps)}")
-    _require(len(config.image_size) == 2, config, "image_size", "must be (height, width)")
-    steps, warmup = config.distill.steps, config.distill.warmup_steps
-    _require(steps + config.multitask.steps > 0, config, "multitask.steps", "or distill.steps must be set")
-    _require(not steps or warmup < steps, config, "distill.warmup_steps", f"must be less than distill.steps = {steps}")
-    _require(not config.distill.steps or bool(selected_teachers(config)), config, "distill.steps", "needs teachers")
-    _require(not config.multitask.steps or len(config.tasks) > 0, config, "multitask.steps", "needs tasks")
-    if config.model.encoder.model:
-        for key in ("distill.steps", "init_from", "model.stem_init", "model.lora.rank", "model.remat"):
-            _require(not _get(config, key), config, key, "must not be set where model.encoder is a foundation model")
-        _require(not selected_teachers(config), config, "model.encoder.model", "learns from no teachers: take them out")
-    selected_tasks(config)
-    for name, teacher in selected_teachers(config).items():
-        unknown = sorted(set(teacher) - {"model", *TEACHER_OPTIONS})
-        if unknown or "model" not in teacher:
-            problem = f"has no option {unknown[0]!r}" if unknown else "lacks its model"
-            raise UserError(f"config.teachers.{name} {problem}: it takes model, {', '.join(TEACHER_OPTIONS)}")
+
+
+def _is_runtime(known: keys.Keys, path: str) -> bool:
+    """Whether a key says how a run is carried out, not what it computes."""
+    parts = path.split(".")
+    if parts[0] in known and "data" in parts[1:-1]:  # A stage's own `data` has the keys of `data`.
+        path = ".".join(parts[parts.index("data", 1) :])
+    key = keys.find(known, path)
+    return key is not None and key.runtime
 
 
 def check_workdir(config: ConfigDict, workdir: epath.Path) -> None:
@@ -230,76 +268,50 @@ def check_workdir(config: ConfigDict, workdir: epath.Path) -> None:
     Raises:
       UserError: the workdir is another config's; names the first keys that differ.
     """
-    file = workdir / "config.json"
-    mine = flatten(ordered(config))
-    if file.exists() and (workdir / "checkpoints").exists():
-        theirs = flatten(ordered(from_dict(json.loads(file.read_text()))))
-        keys = [key for key in differing(theirs, mine) if not key.startswith(RUNTIME_KEYS)]
-        if keys:
-            more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
-            raise UserError(
-                f"{workdir} was made by another config: {keys[0]} is {theirs.get(keys[0])!r} there and "
-                f"{mine.get(keys[0])!r} here{more}; give the run another --workdir"
-            )
+    if not (workdir / "checkpoints").exists():
+        return
+    try:
+        theirs = json.loads((workdir / "config.json").read_text())
+        from_dict(theirs)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return  # Each checkpoint holds its own.
+    incompatible(theirs, config, str(workdir))
+
+
+# Plain data
 
 
 def from_dict(values: Mapping) -> ConfigDict:
-    """The config that a run or a checkpoint holds as JSON."""
-    config = base()
+    """The config that a run or a checkpoint holds as JSON.
+
+    Raises:
+      UserError: it holds no recipe, or one of a method that is not known here.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError("the recipe that is kept with the run is damaged: it is no section of keys")
+    method = values.get("method")
+    if method is None:  # Before methods had names.
+        encoder = values.get("model", {}).get("encoder", {})
+        method = "foundation" if encoder.get("model") else "sak"
+    config = base(method)
     with config.unlocked():
         config.update(values)
     config.image_size = tuple(config.image_size)
     return config
 
 
+def plain(config: ConfigDict) -> dict:
+    """The config as JSON has it."""
+    return json.loads(config.to_json())
+
+
 def ordered(section: ConfigDict) -> dict:
-    """A section as a plain dict in the order in which the recipe gives it, where ConfigDict's own iteration sorts."""
-    return json.loads(section.to_json())
-
-
-def selected_teachers(config: ConfigDict) -> dict[str, dict]:
-    """The recipe's teachers and their settings, in its order."""
-    return {name: settings for name, settings in ordered(config.teachers).items() if isinstance(settings, dict)}
-
-
-def set_teachers(config: ConfigDict, teachers: Mapping[str, Mapping]) -> None:
-    """Makes `teachers`, {name: settings}, the recipe's committee, in their order, instead of the one it had."""
-    for name in selected_teachers(config):
-        del config.teachers[name]
-    config.teachers.update(teachers)
-
-
-def selected_tasks(config: ConfigDict) -> tuple[Task, ...]:
-    """The recipe's tasks, in its order.
+    """A section as a plain dict in the order in which the recipe gives it, where ConfigDict's own iteration sorts.
 
     Raises:
-      UserError: a task is not fully described.
+      UserError: a value that is not plain data.
     """
-    return select(ordered(config.tasks))
-
-
-def flatten(values: Mapping, prefix: str = "") -> dict:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def differing(one: Mapping, other: Mapping) -> list[str]:
-    """The keys, sorted, under which two flat mappings hold different values, or only one of them holds any."""
-    return [key for key in sorted(set(one) | set(other)) if one.get(key) != other.get(key)]
-
-
-def _get(config: ConfigDict, key: str):
-    for part in key.split("."):
-        config = config[part]
-    return config
-
-
-def _require(condition: bool, config: ConfigDict, key: str, remedy: str) -> None:
-    if not condition:
-        raise UserError(f"config.{key} is {_get(config, key)!r}: it {remedy}")
+    try:
+        return json.loads(section.to_json())
+    except TypeError as error:
+        raise UserError(f"the recipe holds what is not plain data ({error}): give names, numbers and texts") from error

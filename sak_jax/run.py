@@ -1,34 +1,54 @@
-"""One run from config to results: train, evaluate, write down, show."""
+"""ONE run, read top to bottom: recipe -> stages -> results -> report."""
 
+import contextlib
 import dataclasses
 import json
 import logging
 import math
 import os
+import shlex
+import sys
 import time
+from collections.abc import Mapping
 
 import jax
 from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sak_jax import builders, paths
-from sak_jax import recipe as config_lib
-from sak_jax.engine import checkpoints
-from sak_jax.engine import mesh as sharding
-from sak_jax.engine.evaluate import Evaluator, table
-from sak_jax.engine.loop import Trained, train, validation_source
+from sak_jax import keys, methods, paths, recipe, tasks
+from sak_jax.engine import checkpoints, loop
+from sak_jax.engine import mesh as meshes
+from sak_jax.engine.evaluate import Evaluator
+from sak_jax.engine.lock import locked
+from sak_jax.engine.stop import Stop
 from sak_jax.errors import UserError
+from sak_jax.report.table import table
 
 logger = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What of a run is asked for.
+
+    Attributes:
+      mode: `train`, or `evaluate` to do that only.
+      best: evaluate the checkpoint with the highest score instead of the newest.
+    """
+
+    mode: str = "train"
+    best: bool = False
+
+
 def start_jax(config: ConfigDict) -> None:
-    """Joins the other processes of a multi-host run, and turns the compilation cache on."""
+    """Joins the other processes of a multi-host run, and sets what the recipe says of JAX as a whole."""
     join_processes()
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if config.matmul_precision:
+        jax.config.update("jax_default_matmul_precision", config.matmul_precision)
 
 
 def join_processes() -> None:
@@ -46,87 +66,171 @@ def join_processes() -> None:
         if "coordinator_address" not in str(error):
             raise
         return  # Nothing says that there are others.
-    if not sharding.is_main():
+    if not meshes.is_main():
         logging.getLogger("sak_jax").setLevel(logging.WARNING)  # One process tells what all do.
 
 
-def run(config: ConfigDict, workdir: epath.Path, mode: str, started: float) -> None:
-    """Trains (or resumes) unless `mode` is `evaluate`, then evaluates and writes `results.json` and the report.
+def run(config: ConfigDict, workdir: epath.Path, options: Options, stop: Stop, started: float) -> None:
+    """Trains (or resumes) unless the mode is `evaluate`, then evaluates and writes the results and the report.
 
     Raises:
       UserError: the recipe, its data or its weights are not as they should be.
     """
-    config_lib.check(config, jax.device_count())
-    if mode == "train":
-        config_lib.check_workdir(config, workdir)
-        if sharding.is_main():
-            paths.write_text(workdir / "config.json", config.to_json(indent=2) + "\n")
-        if finished(config, workdir):
-            logger.info("%s is finished; evaluating it again", workdir)
-            mode = "evaluate"
-    trained = train(config, workdir) if mode == "train" else restore(config, workdir)
-    evaluator = trained.evaluator
-    if evaluator is None:
-        logger.info("stage 1 is done: %s holds the distilled student", checkpoints.find(workdir))
+    paths.check_remote(workdir, config.init_from, config.teachers.dir)
+    recipe.check(config, jax.device_count())
+    method = methods.get(config.method)
+    mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp)
+    stages = method.stages(config)
+    with contextlib.ExitStack() as resources:
+        if options.mode == "train":
+            resources.enter_context(locked(workdir))
+            recipe.check_workdir(config, workdir)
+            write_config(config, workdir)
+            if finished(workdir, stages):
+                logger.info("%s is finished; evaluating it again", workdir)
+            trained = loop.train(stages, settings(config, workdir, mesh, stop))
+        else:
+            trained = restore(config, stages, workdir, mesh, options.best)
+        if trained.evaluator is None:
+            logger.info("stage 1 is done: %s holds the distilled student", checkpoints.find(workdir))
+            return
+        scores = trained.scores or trained.evaluator(trained.model, stop)
+        steps = sum(stage.steps for stage in stages[:-1]) + trained.step
+        report(config, workdir, options, trained, scores, steps, started)
+
+
+def settings(config: ConfigDict, workdir: epath.Path, mesh: jax.sharding.Mesh, stop: Stop) -> loop.Settings:
+    """What a recipe says of the training loop."""
+    return loop.Settings(
+        workdir=workdir,
+        mesh=mesh,
+        seed=config.seed,
+        config=recipe.plain(config),
+        compatible=lambda theirs: recipe.incompatible(theirs, config, str(workdir)),
+        stop=stop,
+        placement=recipe.ordered(config.mesh.placement),
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint.every,
+        checkpoint_keep=config.checkpoint.keep,
+    )
+
+
+def write_config(config: ConfigDict, workdir: epath.Path) -> None:
+    """Writes the recipe into the workdir, which is thereby seen to be one that can be written to.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    if not meshes.is_main():
         return
-    scores = trained.scores or evaluator(trained.model)
-    delta = evaluator.delta_m(scores)
-    results = {
-        "metrics": {name: value if math.isfinite(value) else None for name, value in scores.items()},
-        "delta_m": delta,
-        "steps": config.distill.steps + trained.step,
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    if config.data.on_error == "skip":
-        results["skipped"] = evaluator.skipped
-    if config.teachers.random:
-        results["teachers_random"] = True
-        logger.warning("THE TEACHERS WERE RANDOM: these scores say nothing about the method")
-    model = sharding.gather(trained.model)
-    if sharding.is_main():
-        paths.write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-        from sak_jax.report import figures
-
-        figures.write(workdir, evaluator, nnx.merge(trained.graph, model), scores, delta)
-        print(table(scores, config.baselines, delta, config.published))
-        print(f"report: {workdir / 'report' / 'index.html'}")
+    try:
+        paths.write_text(workdir / "config.json", config.to_json(indent=2) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({paths.reason(error, workdir)}): give another --workdir"
+        ) from error
 
 
-def finished(config: ConfigDict, workdir: epath.Path) -> bool:
+def finished(workdir: epath.Path, stages: tuple) -> bool:
     """Whether the run's last stage has its last checkpoint."""
-    stage = "multitask" if config.multitask.steps else "distill"
-    return config[stage].steps in checkpoints.steps(workdir / checkpoints.FOLDER / stage)
+    return stages[-1].steps in checkpoints.steps(workdir / checkpoints.FOLDER / stages[-1].name)
 
 
-def restore(config: ConfigDict, workdir: epath.Path) -> Trained:
-    """The newest checkpoint's student on the mesh.
+def restore(
+    config: ConfigDict, stages: tuple, workdir: epath.Path, mesh: jax.sharding.Mesh, best: bool
+) -> loop.Trained:
+    """The student of the newest checkpoint, or of the best one, on the mesh.
 
     Raises:
       UserError: there is none, or it is another student than the recipe's.
     """
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    folder = checkpoints.find(workdir)
-    theirs, stage, model = checkpoints.load(folder)
-    ours, saved = architecture(config, stage), architecture(theirs, stage)
-    changed = config_lib.differing(ours, saved)
+    folder = checkpoints.find(workdir, best=best)
+    saved, stage, arrays = checkpoints.load(folder)
+    theirs = recipe.from_dict(saved)
+    if theirs.method != config.method:
+        raise UserError(f"{folder} was made by the method {theirs.method}, and config.method is {config.method}")
+    method = methods.get(config.method)
+    ours, made = method.architecture(config, stage), method.architecture(theirs, stage)
+    changed = keys.differing(ours, made)
     if changed:
         key = changed[0]
         raise UserError(
-            f"{folder} holds another student: {key} is {saved.get(key)!r} there and {ours.get(key)!r} here; "
+            f"{folder} holds another student: {key} is {made.get(key)!r} there and {ours.get(key)!r} here; "
             "evaluate it with the recipe that made it"
         )
-    graph, state = nnx.split(builders.abstract_student(config, stage))
-    nnx.replace_by_pure_dict(state, model)
-    state = sharding.put(state, sharding.state_sharding(state, mesh))
-    validation = validation_source(config, stage)
-    evaluator = Evaluator(config, graph, mesh, validation) if validation is not None else None
-    return Trained(graph, state, int(folder.name), evaluator)
+    graph, state = nnx.split(nnx.eval_shape(lambda: method.student(config, stage, nnx.Rngs(0))))
+    nnx.replace_by_pure_dict(state, arrays)
+    state = meshes.put(state, meshes.shardings(state, mesh, recipe.ordered(config.mesh.placement)))
+    found = next((each.evaluation for each in stages if each.name == stage), None)
+    evaluator = None if found is None else Evaluator(found(), graph, mesh)
+    return loop.Trained(graph, state, int(folder.name), 0.0, evaluator)
 
 
-def architecture(config: ConfigDict, stage: str) -> dict[str, object]:
-    """What a student's arrays and their meaning depend on, by name."""
-    tasks = [(task.name, task.channels) for task in config_lib.selected_tasks(config)]
-    if config.model.encoder.model:
-        return {"encoder": config.model.encoder.model, "image_size": tuple(config.image_size), "tasks": tasks}
-    parts = dataclasses.asdict(builders.student_config(config, stage))
-    return config_lib.flatten({key: value for key, value in parts.items() if key not in ("dtype", "remat")})
+def report(
+    config: ConfigDict,
+    workdir: epath.Path,
+    options: Options,
+    trained: loop.Trained,
+    scores: Mapping[str, float],
+    steps: int,
+    started: float,
+) -> None:
+    """Prints the table of scores, then writes the results and the report."""
+    selected = tasks.select(recipe.ordered(config.tasks))
+    baselines, published = recipe.ordered(config.baselines), recipe.ordered(config.published)
+    delta = tasks.relative(selected, scores, baselines)
+    results = {
+        "metrics": {name: value if math.isfinite(value) else None for name, value in scores.items()},
+        "delta_m": delta,
+        "steps": steps,
+        "seconds": round(trained.seconds or time.monotonic() - started, 1),
+    }
+    if config.data.on_error == "skip":
+        results["skipped"] = trained.evaluator.skipped
+    if config.teachers.random:
+        results["teachers_random"] = True
+        logger.warning("THE TEACHERS WERE RANDOM: these scores say nothing about the method")
+    model = meshes.gather(trained.model)
+    if not meshes.is_main():
+        return
+    better = {key: tasks.higher_is_better(key.rpartition("/")[-1]) for key in scores}
+    print(table(scores, baselines, delta, published, better))
+    training = options.mode == "train"
+    try:  # An evaluation is written beside what training wrote, not over it.
+        paths.write_text(
+            workdir / ("results.json" if training else "evaluation.json"), json.dumps(results, indent=2) + "\n"
+        )
+        if training:
+            write_report(config, workdir, trained, nnx.merge(trained.graph, model), selected, better)
+            print(f"report: {workdir / 'report' / 'index.html'}")
+    except OSError as error:
+        raise UserError(
+            f"the results cannot be written into {workdir} ({paths.reason(error, workdir)}); they are above, and the "
+            "same command writes them once it can"
+        ) from error
+
+
+def write_report(
+    config: ConfigDict,
+    workdir: epath.Path,
+    trained: loop.Trained,
+    student: nnx.Module,
+    selected: tuple[tasks.Task, ...],
+    better: Mapping[str, bool],
+) -> None:
+    """Writes `report/index.html`, `report/predictions.png` and what `tools/report.py` needs to write them again."""
+    from sak_jax.report import figures, gather, page, record
+
+    evaluation = trained.evaluator.evaluation
+    count = min(32, evaluation.images)
+    # Evenly spaced over the set, the same scenes every time.
+    samples = [evaluation.sample(index * evaluation.images // count) for index in range(count)]
+    forward = jax.jit(lambda student, images: student(images))
+    found = record.Run(name=workdir.name, command=shlex.join(sys.orig_argv), versions=record.versions())
+    found.versions["device"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    found.higher_is_better = dict(better)
+    found.experts = ["stem", *(name for name, row in recipe.ordered(config.teachers).items() if isinstance(row, dict))]
+    gather.gather(found, lambda images: forward(student, images), samples, selected)
+    record.save(workdir, found)
+    paths.write_bytes(workdir / "report" / "predictions.png", record.png(figures.montage(found.pictures[:4])))
+    page.write(workdir / "report" / "index.html", [record.collect(workdir)])

@@ -14,14 +14,14 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 import sak_jax
-from sak_jax import builders, paths, run
+from sak_jax import paths, predict, recipe, run
 from sak_jax.data import create_source, prepare
 from sak_jax.data.rooms import layouts
 from sak_jax.engine import checkpoints
-from sak_jax.engine.logs import MetricsLog
+from sak_jax.engine.logs import Log
 from sak_jax.errors import UserError
+from sak_jax.methods.sak import method
 from tests import gcs, runs
-from tests.recipes import tiny
 
 TASKS = ("semseg", "depth", "normals", "edge")
 
@@ -77,12 +77,12 @@ def test_original_files_are_read(original):
 def test_metrics_are_appended_to_and_forgotten_as_on_a_disk(tmp_path):
     written = {}
     for workdir in (epath.Path("gs://bucket/log"), epath.Path(tmp_path)):
-        log = MetricsLog(workdir, "distill", resume_at=0)
+        log = Log(workdir, "distill", 0, scored=False)
         log.write(1, None, {"loss": 2.0})
         log.write(2, None, {"loss": 1.0})
         log.close()
         time.sleep(1.1)  # TensorBoard's files are named by the second.
-        log = MetricsLog(workdir, "distill", resume_at=1)
+        log = Log(workdir, "distill", 1, scored=False)
         log.write(2, None, {"loss": 0.5})
         log.close()
         written[workdir] = (workdir / "metrics.jsonl").read_text()
@@ -93,19 +93,20 @@ def test_metrics_are_appended_to_and_forgotten_as_on_a_disk(tmp_path):
 
 
 def _student() -> tuple[ConfigDict, nnx.State]:
-    config = tiny.get_config()
-    abstract = nnx.state(builders.abstract_student(config, "multitask"))
+    config = recipe.load(runs.TINY)
+    abstract = nnx.state(predict.abstract_student(config, "multitask"))
     return config, nnx.State(nnx.map_state(lambda _, leaf: np.full(leaf.shape, 0.5, leaf.dtype), abstract))
 
 
 def test_a_student_is_saved_and_loaded_and_a_half_written_one_is_not_seen():
     config, model = _student()
     workdir = epath.Path("gs://bucket/student")
-    checkpoints.write_model(workdir, "multitask", config, model)
+    checkpoints.write_model(workdir, "multitask", config.multitask.steps, recipe.plain(config), model)
     paths.write_bytes(workdir / "checkpoints/multitask/99/model/_METADATA", b"{}")
     half_written = epath.Path("gs://bucket/half_written")
     paths.write_bytes(half_written / f"checkpoints/multitask/{config.multitask.steps}/model/_METADATA", b"{}")
-    assert run.finished(config, workdir) and not run.finished(config, half_written)
+    stages = method.stages(config)
+    assert run.finished(workdir, stages) and not run.finished(half_written, stages)
     assert checkpoints.find(workdir).name == str(config.multitask.steps)
     _, stage, loaded = checkpoints.load(workdir)
     assert stage == "multitask"

@@ -51,11 +51,13 @@ def test_run_leaves_its_files(workdir):
 
 
 def test_evaluate_gives_the_same_scores(workdir):
-    before = json.loads((workdir / "results.json").read_text())["metrics"]
+    before = (workdir / "results.json").read_text()
     options = ("--config.distill.steps=3", "--config.multitask.steps=3")
     done = runs.run(f"--workdir={workdir}", "--mode=evaluate", *options)
     assert done.returncode == 0, done.stderr
-    assert json.loads((workdir / "results.json").read_text())["metrics"] == pytest.approx(before, rel=1e-5)
+    assert (workdir / "results.json").read_text() == before  # What training left is left alone.
+    found = json.loads((workdir / "evaluation.json").read_text())["metrics"]
+    assert found == pytest.approx(json.loads(before)["metrics"], rel=1e-5)
 
 
 def test_evaluate_refuses_another_student(workdir):
@@ -66,7 +68,7 @@ def test_evaluate_refuses_another_student(workdir):
 def test_results_tell_the_steps_that_were_made(workdir):
     options = ("--config.distill.steps=3", "--config.multitask.steps=40")
     assert runs.run(f"--workdir={workdir}", "--mode=evaluate", *options).returncode == 0
-    assert json.loads((workdir / "results.json").read_text())["steps"] == 6
+    assert json.loads((workdir / "evaluation.json").read_text())["steps"] == 6
 
 
 def test_another_config_may_not_use_the_workdir(workdir):
@@ -77,7 +79,7 @@ def test_another_config_may_not_use_the_workdir(workdir):
     "argument, words",
     [
         ("--config.batch_sise=4", ["batch_sise"]),
-        ("--config.batch_size=-4", ["batch_size", "-4", "positive"]),
+        ("--config.batch_size=-4", ["batch_size", "-4", "above 0"]),
         ("--config.batch_size=four", ["batch_size", "four"]),
         ("--config.model.router=moe", ["model.router", "moe", "mor, none"]),
         ("--config.image_size=(25, 32)", ["image_size", "25", "patch 8"]),

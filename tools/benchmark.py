@@ -16,12 +16,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from sak_jax import cli, paths
+from sak_jax import cli, methods, paths, recipe, tasks
 from sak_jax.engine import flops
-from sak_jax.engine import loop as train
-from sak_jax.engine import mesh as sharding
-from sak_jax.recipe import check
-from sak_jax.tasks import kind_of
+from sak_jax.engine import mesh as meshes
+from sak_jax.engine import state as states
+from sak_jax.engine.stage import Stage
 
 
 @cli.exit_status
@@ -33,8 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, config = parser.parse_recipe(argv)
     if options.steps < 1:
         parser.error(f"--steps={options.steps} must be 1 or more")
-    check(config, jax.device_count())
-    figures = {stage.name: measure(config, stage, options.steps) for stage in train.STAGES if config[stage.name].steps}
+    recipe.check(config, jax.device_count())
+    stages = methods.get(config.method).stages(config)
+    figures = {stage.name: measure(config, stage, options.steps) for stage in stages}
     device = jax.devices()[0]
     print(f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}, batch {config.batch_size}")
     for name, row in figures.items():
@@ -43,12 +43,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         paths.write_text(options.output, json.dumps(figures, indent=2) + "\n")
 
 
-def measure(config, stage: train.Stage, steps: int) -> dict[str, float]:
+def measure(config, stage: Stage, steps: int) -> dict[str, float]:
     """A stage's figures on random data, over so many steps."""
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    objective, committee, state = train.prepare(config, stage, mesh)
-    batch = sharding.put_batch(random_batch(config, objective.tasks), mesh)
-    step = train.jitted(stage, objective, state, mesh)
+    plan = states.plan(stage, meshes.make_mesh(config.mesh.data, config.mesh.fsdp))
+    committee = stage.frozen and stage.frozen.load(states.places(plan.frozen))
+    state = states.fresh(plan, config.seed)
+    batch = meshes.put_batch(random_batch(config, stage), plan.mesh)
+    step = plan.jitted()
     work = flops.count(step, state, committee, batch)  # XLA's own count takes a loop for one round.
     started = time.perf_counter()
     compiled = step.lower(state, committee, batch).compile()
@@ -79,14 +80,15 @@ def measure(config, stage: train.Stage, steps: int) -> dict[str, float]:
     return figures
 
 
-def random_batch(config, tasks) -> dict[str, np.ndarray]:
-    """Images and labels of the recipe's shapes."""
-    rng = np.random.default_rng(0)
-    shape = (config.batch_size // jax.process_count(), *config.image_size)
-    batch = {"image": rng.standard_normal((*shape, 3), np.float32)}
-    for task in tasks:
-        kind = kind_of(task)
-        batch[task.name] = np.stack([kind.random_label(task, shape[1:], rng) for _ in range(shape[0])])
+def random_batch(config, stage: Stage) -> dict[str, np.ndarray]:
+    """Images and labels of the stage's shapes."""
+    rng, size = np.random.default_rng(0), tuple(config.image_size)
+    rows = config.batch_size // jax.process_count()
+    batch = {"image": rng.standard_normal((rows, *size, 3), np.float32)}
+    for task in tasks.select(recipe.ordered(config.tasks)):
+        if task.name in stage.inputs:
+            labels = [tasks.kind_of(task).random_label(task, size, rng) for _ in range(rows)]
+            batch[task.name] = np.stack(labels)
     return batch
 
 

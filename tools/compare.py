@@ -21,9 +21,9 @@ import numpy as np
 from tqdm import tqdm
 
 from sak_jax import cli
+from sak_jax import recipe as recipes
 from sak_jax.errors import UserError
-from sak_jax.recipe import check_workdir, selected_tasks
-from sak_jax.tasks import delta_m
+from sak_jax.tasks import delta_m, select
 
 METHODS = ("single-task", "multitask", "no-router", "sak")
 
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/compare/NAME")
     options, config = parser.parse_recipe(argv)
-    output = options.output or Path("runs/compare") / cli.recipe_name(options.config)
-    tasks = selected_tasks(config)
+    output = options.output or Path("runs/compare") / recipes.name_of(options.config)
+    tasks = select(recipes.ordered(config.tasks))
 
     def plan(seed: int, name: str, method: str, *extra: str) -> tuple[Path, list[str]]:
         """A run's workdir, and what `sak_jax.main` is to be told; nothing where the run has finished."""
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         recipe = f"{options.config}{',' if ':' in options.config else ':'}method={method}"
         overrides = [*options.overrides, f"--config.seed={seed}", *extra]
         if (workdir / "results.json").exists():
-            check_workdir(cli.recipe(recipe, overrides), workdir)
+            recipes.check_workdir(recipes.load(recipe, overrides), workdir)
             return workdir, []
         return workdir, [f"--config={recipe}", f"--workdir={workdir}", *overrides]
 

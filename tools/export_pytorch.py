@@ -18,10 +18,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", required=True, help="a workdir or one checkpoint in it")
     parser.add_argument("--output", required=True, help=".pth (writes .safetensors beside it) or .safetensors")
     parser.add_argument("--merge_lora", action="store_true", help="add low-rank updates into the kernels")
+    parser.add_argument("--force", action="store_true", help="replace files that are there")
     options = parser.parse_args(argv)
     from sak_jax.methods.sak import published  # After parsing: a mistyped flag is told before JAX is imported.
 
-    written = published.export_student(options.checkpoint, options.output, merge=options.merge_lora)
+    written = published.export_student(
+        options.checkpoint, options.output, merge=options.merge_lora, force=options.force
+    )
     print(f"wrote {' and '.join(map(str, written))}")
 
 

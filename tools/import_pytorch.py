@@ -4,7 +4,8 @@
 
 The recipe must be the file's: image size, teachers (names and order), tasks. DIR then serves `sak_jax.load`,
 `--config.init_from` and, as a workdir, `--mode=evaluate`. A file with low-rank updates wants `--config.model.lora.rank`
-and `.alpha`; `--merge_lora` adds them into the kernels.
+and `.alpha`; `--merge_lora` adds them into the kernels. `--weights=ema` says which weights are meant in a file that
+holds several.
 """
 
 import sys
@@ -20,10 +21,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--input", metavar="FILE", required=True, help="published checkpoint, .pth or .safetensors")
     parser.add_argument("--output", metavar="DIR", required=True, help="a new folder")
     parser.add_argument("--merge_lora", action="store_true", help="add low-rank updates into the kernels")
+    parser.add_argument("--weights", metavar="WHICH", default="", help="of a file that holds several: ema, model, ..")
     options, config = parser.parse_recipe(argv)
     from sak_jax.methods.sak import published  # After parsing: a mistyped flag is told before JAX is imported.
 
-    stage = published.import_student(config, options.input, options.output, merge=options.merge_lora)
+    stage = published.import_student(
+        config, options.input, options.output, merge=options.merge_lora, weights=options.weights
+    )
     print(f"wrote the {stage} student of {options.input} to {options.output}")
 
 

@@ -6,6 +6,7 @@ Parameters are those the features need (no heads, no text towers). GFLOPs count 
 one image of that size as the committee feeds it (SAM: padded to 1024 x 1024).
 """
 
+import re
 import sys
 from collections.abc import Sequence
 
@@ -23,13 +24,16 @@ FULL_SIZE = {
 }
 """Whose features the tests compare with the reference at full size."""
 
+SMALLEST, LARGEST = 224, 4096
+"""Sides of images; Swin takes no smaller ones."""
+
 
 def row(name: str, size: tuple[int, int]) -> str:
     """A line of the table."""
     teacher = registry.get(name)
     config = teacher.for_size(size)
     module = registry.abstract(teacher, config)
-    parameters = sum(x.size for x in jax.tree.leaves(nnx.state(registry.abstract(teacher, teacher.config))))
+    parameters = sum(x.size for x in jax.tree.leaves(nnx.state(registry.abstract(teacher, teacher.with_norm(False)))))
     images = jax.ShapeDtypeStruct((1, *config.image_size, 3), jnp.float32)
     work = flops.count(lambda module, images: module(images), module, images)
     cells = [
@@ -49,13 +53,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     parser = cli.Parser(__doc__)
     parser.add_argument("--image_size", default="448,576", metavar="HEIGHT,WIDTH")
-    sides = parser.parse_args(argv).image_size.split(",")
-    if len(sides) != 2 or not all(side.isdigit() for side in sides):
-        parser.error(f"--image_size={','.join(sides)} is not HEIGHT,WIDTH")
+    given = parser.parse_args(argv).image_size
+    found = re.fullmatch(r"([0-9]{1,5}),([0-9]{1,5})", given)
+    if not found or not all(SMALLEST <= int(side) <= LARGEST for side in found.groups()):
+        parser.error(f"--image_size={given} is not HEIGHT,WIDTH of {SMALLEST} to {LARGEST} pixels")
+    size = int(found[1]), int(found[2])
     print("| teacher | parameters, M | GFLOPs | width | weights | licence | verified |")
     print("|---|---|---|---|---|---|---|")
     for name in registry.TEACHERS:
-        print(row(name, (int(sides[0]), int(sides[1]))), flush=True)
+        print(row(name, size), flush=True)
 
 
 if __name__ == "__main__":

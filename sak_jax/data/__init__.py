@@ -10,20 +10,22 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sak_jax.data.source import Source
 from sak_jax.errors import UserError
+from sak_jax.keys import Key, Keys
 
 __all__ = ["DATASETS", "KEYS", "Dataset", "Source", "create_source", "keys", "register"]
 
 Size = tuple[int, int]
 
 KEYS = {
-    "name": "",
-    "root": "",  # The folder; data/NAME if empty.
-    "workers": 0,  # Worker processes that read and transform; 0 is threads.
-    "on_error": "raise",  # Or "skip": leave out samples that can't be read, count and report them.
-    "resize": False,  # Shrink larger images to fit into image_size; stage 1 crops from them as they are.
-    "check": "full",  # Read all labels at the start; or "fast", headers alone.
+    "name": Key(""),
+    "root": Key("", runtime=True),  # The folder; data/NAME if empty.
+    "workers": Key(0, at_least=0, runtime=True),  # Worker processes that read and transform; 0 is threads.
+    # Or "skip": leave out samples that can't be read, count and report them.
+    "on_error": Key("raise", choices=("raise", "skip"), runtime=True),
+    "resize": Key(False),  # Shrink larger images to fit into image_size; stage 1 crops from them as they are.
+    "check": Key("full", choices=("full", "fast"), runtime=True),  # Read all labels at the start, or headers alone.
 }
-"""Keys of every data set, with their defaults."""
+"""Keys of every data set, with their defaults and ranges."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +35,11 @@ class Dataset:
     Attributes:
       create: function of (split, tasks, image_size, **values) that gives a `Source`. Values are `root`, `on_error`
         and those of `keys`.
-      keys: keys of its own under `config.data`, with their defaults.
+      keys: keys of its own under `config.data`, with their defaults and ranges.
     """
 
     create: Callable[..., Source]
-    keys: Mapping[str, object]
+    keys: Keys
 
 
 _MODULES = {
@@ -45,6 +47,7 @@ _MODULES = {
     "nyud": "sets.nyud",
     "pascal_context": "sets.pascal_context",
     "imagenet": "sets.imagenet",
+    "shards": "sets.shards",
     "camvid": "sets.camvid",
     "folder": "sets.folder",
 }
@@ -52,7 +55,7 @@ DATASETS: dict[str, Dataset | str] = dict(_MODULES)
 """By name; modules are imported when they are asked for."""
 
 
-def register(name: str, create: Callable[..., Source], keys: Mapping[str, object] | None = None) -> None:
+def register(name: str, create: Callable[..., Source], keys: Keys | None = None) -> None:
     """Makes a data set known under `name`; the fields of `Dataset` say what is wanted.
 
     Raises:
@@ -76,9 +79,13 @@ def _dataset(name: str) -> Dataset:
     return found
 
 
-def keys(name: str) -> dict[str, object]:
-    """All keys under `config.data` of a data set, with their defaults. Raises UserError for an unknown name."""
-    return KEYS | dict(_dataset(name).keys)
+def keys(name: str) -> Keys:
+    """All keys under `config.data` of a data set, with their ranges; those of every one where there is no name.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    return KEYS | dict(_dataset(name).keys) if name else KEYS
 
 
 def create_source(data: Mapping, split: str, tasks: Sequence[str], image_size: Size) -> Source:
@@ -98,7 +105,7 @@ def create_source(data: Mapping, split: str, tasks: Sequence[str], image_size: S
     """
     name = data.get("name", "")
     dataset = _dataset(name)
-    values = {key: data.get(key, default) for key, default in dataset.keys.items()}
+    values = {key: data.get(key, known.default) for key, known in dataset.keys.items()}
     return dataset.create(
         split,
         tuple(tasks),

@@ -229,4 +229,4 @@ class _Distill:
 
 def _carry(sample: Sample, result: dict) -> dict:
     """Takes what is neither image nor label over into the result."""
-    return result | {key: sample[key] for key in ("id", "skipped") if key in sample}
+    return result | {key: sample[key] for key in ("id", "skipped", "group") if key in sample}

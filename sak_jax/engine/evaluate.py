@@ -1,156 +1,90 @@
-"""The evaluation loop: every image once, every task's metric, Delta_m."""
+"""The evaluation loop: every image once, every metric."""
 
 import contextlib
-import math
-from collections.abc import Mapping
 from functools import partial
 
 import jax
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sak_jax import data, tasks
-from sak_jax.data import pipeline, transforms
-from sak_jax.engine import mesh as sharding
-from sak_jax.engine.step import eval_step
-from sak_jax.recipe import selected_tasks
-from sak_jax.tasks import delta_m, higher_is_better
+from sak_jax.engine import mesh as meshes
+from sak_jax.engine.stage import Batch, Evaluation
+from sak_jax.engine.stop import Stop
 
 
 class Evaluator:
-    """Evaluates a student on the validation set; jitted once, used as often as wanted.
+    """Evaluates a model on the validation set; jitted once, used as often as wanted.
 
     Attributes:
-      source: the validation set.
-      skipped: images that the last evaluation left out because they could not be read (`data.on_error=skip`).
+      evaluation: how.
+      skipped: images that the last evaluation left out because they could not be read.
     """
 
-    def __init__(self, config: ConfigDict, student: nnx.GraphDef, mesh: jax.sharding.Mesh, source: data.Source):
-        self.config = config
+    def __init__(self, evaluation: Evaluation, model: nnx.GraphDef, mesh: jax.sharding.Mesh):
+        self.evaluation = evaluation
         self.mesh = mesh
-        self.tasks = selected_tasks(config)
-        options = {"odsF": {**config.boundary, "workers": config.boundary.workers or None}}
-        self.metrics = {task.name: tasks.metric(task, **options.get(task.metric, {})) for task in self.tasks}
-        self.source = source
-        self.skipped = self._left_out = len(getattr(self.source, "skipped", ()))
+        self.skipped = evaluation.skipped
         self._step = jax.jit(
-            partial(eval_step, student, self.metrics),
-            out_shardings=(sharding.replicated(mesh), sharding.batch_sharding(mesh)),
+            partial(eval_step, evaluation, model),
+            out_shardings=(meshes.replicated(mesh), meshes.batch_sharding(mesh)),
         )
 
-    def __call__(self, model: nnx.State) -> dict[str, float]:
-        """Every task's scores, `{"semseg/mIoU": ..}`.
+    def __call__(self, model: nnx.State, stop: Stop | None = None) -> dict[str, float]:
+        """Every score, `{"semseg/mIoU": ..}`.
 
         Args:
-          model: the student's whole state, on the mesh.
+          model: the model's whole state, on the mesh.
+          stop: asked before every batch.
+
+        Raises:
+          Stopped: a signal has come.
         """
-        batches = pipeline.evaluation_batches(
-            self.source,
-            transforms.evaluation_transform(
-                tuple(self.config.image_size), self.tasks, shrink=self.config.data.get("resize", False)
-            ),
-            self.config.eval_batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            workers=self.config.data.workers,
-        )
-        totals: dict[str, dict[str, np.ndarray]] = {task: {} for task in self.metrics}
+        metrics = self.evaluation.metrics
+        batches = self.evaluation.batches()
+        totals: dict[str, dict[str, np.ndarray]] = {name: {} for name in metrics}
         counted = np.zeros(1)
         with contextlib.ExitStack() as resources:
-            for resource in (batches, *self.metrics.values()):
+            for resource in (batches, *metrics.values()):
                 resources.callback(resource.close)
             for batch in tqdm(batches, total=len(batches), desc="evaluate", unit="batch", disable=None, leave=False):
-                sums, predictions = self._step(model, sharding.put_batch(batch, self.mesh))
-                for task, prediction in predictions.items():
-                    rows = sharding.local_rows(prediction, self.mesh)
-                    sums[task] = self.metrics[task].batch(rows, batch[task], batch["mask"], batch["size"])
-                for task, values in jax.device_get(sums).items():
-                    for name, value in values.items():
-                        totals[task][name] = totals[task].get(name, 0.0) + np.asarray(value, np.float64)
+                if stop is not None and meshes.any_process(stop.requested):
+                    stop.refuse()
+                sums, predictions = self._step(model, meshes.put_batch(batch, self.mesh))
+                for name, prediction in predictions.items():
+                    rows = meshes.local_rows(prediction, self.mesh)
+                    sums[name] = metrics[name].batch(rows, batch[name], batch["mask"], batch["size"])
+                for name, values in jax.device_get(sums).items():
+                    for part, value in values.items():
+                        totals[name][part] = totals[name].get(part, 0.0) + np.asarray(value, np.float64)
                 counted += batch["mask"].sum()
-        for task, metric in self.metrics.items():
+        for name, metric in metrics.items():
             if metric.on_host:  # What the others return is already the sum over all processes' rows.
-                totals[task] = {name: over_processes(value) for name, value in totals[task].items()}
-        self.skipped = self._left_out + len(self.source) - int(over_processes(counted)[0])
+                totals[name] = {part: meshes.sum_over_processes(value) for part, value in totals[name].items()}
+        self.skipped = self.evaluation.skipped + self.evaluation.images - int(meshes.sum_over_processes(counted)[0])
         return {
-            f"{task}/{name}": value
-            for task, metric in self.metrics.items()
-            for name, value in metric.result(totals[task]).items()
+            f"{name}/{part}": value
+            for name, metric in metrics.items()
+            for part, value in metric.result(totals[name]).items()
         }
 
-    def score(self, scores: dict[str, float]) -> float | None:
-        """What decides which checkpoint is the best: Delta_m, or without baselines the scores' signed sum.
 
-        None where a task could not be scored.
-        """
-        delta = self.delta_m(scores)
-        if delta is not None:
-            return delta
-        signed = sum(
-            scores[f"{task}/{metric.name}"] * (1 if metric.higher_is_better else -1)
-            for task, metric in self.metrics.items()
-        )
-        return signed if math.isfinite(signed) else None
-
-    def delta_m(self, scores: dict[str, float]) -> float | None:
-        """Percent against the recipe's single-task baselines, or None where a task has no score or no baseline."""
-        baselines = dict(self.config.baselines)
-        wanted = {f"{task}/{metric.name}" for task, metric in self.metrics.items()}
-        if not wanted <= set(baselines) or not all(math.isfinite(scores[key]) for key in wanted):
-            return None
-        return delta_m(scores, {key: baselines[key] for key in wanted})
-
-
-def over_processes(value: np.ndarray) -> np.ndarray:
-    """The exact sum of float64 arrays of one shape [n, ..] over all processes."""
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    # JAX carries no float64 by default, so its halves travel.
-    halves = multihost_utils.process_allgather(np.ascontiguousarray(value).view(np.uint32))
-    return np.asarray(halves).view(np.float64).sum(axis=0)
-
-
-def table(
-    scores: Mapping[str, float],
-    baselines: Mapping[str, float],
-    delta: float | None,
-    published: Mapping[str, float] | None = None,
-) -> str:
-    """The scores beside the single-task baselines and the published ones, as text.
+def eval_step(
+    evaluation: Evaluation, model: nnx.GraphDef, state: nnx.State, batch: Batch
+) -> tuple[dict[str, dict[str, jax.Array]], dict[str, jax.Array]]:
+    """Each metric's sums over a batch, and the predictions that metrics on the host ask for.
 
     Args:
-      scores: `{"semseg/mIoU": ..}`; NaN is shown as a dash.
-      baselines: single-task scores under the same keys; `change` is the relative change against them, positive where
-        the student is better.
-      delta: Delta_m in percent.
-      published: scores in print under the same keys, and `delta_m`.
+      evaluation: metrics, and how the model predicts; static under jit.
+      model: graph definition of the model.
+      state: all of its parameters and statistics.
+      batch: images, labels and `mask` [b].
     """
-    published = published or {}
-    rows = [("metric", "student", "single-task", "change", "published")]
-    for key, value in scores.items():
-        change = ""
-        if baselines.get(key) and math.isfinite(value):
-            sign = 1 if higher_is_better(key.rpartition("/")[-1]) else -1
-            change = f"{sign * 100 * (value - baselines[key]) / baselines[key]:+.1f} %"
-        rows.append((key, number(value), number(baselines.get(key)), change, number(published.get(key))))
-    if delta is not None:
-        printed = published.get("delta_m")
-        rows.append(("Delta_m", "", "", f"{delta:+.2f} %", "" if printed is None else f"{printed:+.2f} %"))
-    used = [column for column in range(5) if column < 2 or any(row[column] for row in rows[1:])]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines = ["  ".join(row[column].ljust(widths[column]) for column in used).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * widths[column] for column in used))
-    if delta is None:
-        lines.append("Delta_m needs a score and a single-task baseline (config.baselines) for every task")
-    return "\n".join(lines)
-
-
-def number(value: float | None) -> str:
-    """Four digits; a dash for what is not finite, nothing for what is not there."""
-    if value is None:
-        return ""
-    return f"{value:.4g}" if math.isfinite(value) else "-"
+    outputs = evaluation.predict(nnx.merge(model, state, copy=True), batch["image"])
+    sums, predictions = {}, {}
+    for name, metric in evaluation.metrics.items():
+        if metric.on_host:
+            predictions[name] = outputs[name]
+        else:
+            sums[name] = metric.batch(outputs[name], batch[name], batch["mask"])
+    return sums, predictions

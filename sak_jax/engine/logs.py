@@ -1,51 +1,90 @@
-"""What a run writes down while it trains: `metrics.jsonl` and TensorBoard event files."""
+"""What a run writes down while it trains: `metrics.jsonl`, TensorBoard event files, and what else is asked for."""
 
 import json
 import math
 import time
+from typing import Protocol
 
 from etils import epath
 
 from sak_jax import paths
-from sak_jax.engine import mesh as sharding
+from sak_jax.engine import mesh as meshes
 
 _REWRITE_SECONDS = 10.0
 
 
-class MetricsLog:
-    """One stage's lines of `metrics.jsonl`, and the same values as TensorBoard scalars; silent but on process 0.
+class Writer(Protocol):
+    """Something that takes a run's scalars: TensorBoard, a service, a list in a test."""
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Scalars of a step."""
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+
+
+class Log:
+    """One stage's lines of `metrics.jsonl`, and the same values for every writer; silent but on process 0.
 
     A line is `{"step": .., "split": .., "values": {..}}`; the split is the stage's name for training losses, `val` for
     scores.
     """
 
-    def __init__(self, workdir: epath.Path, stage: str, resume_at: int):
+    def __init__(self, workdir: epath.Path, stage: str, resume_at: int, *, scored: bool, writers: tuple = ()):
+        """Goes on after step `resume_at`; `scored`: lines of the split `val` are this stage's."""
         self._stage = stage
-        self._file = self._events = None
-        if not sharding.is_main():
-            return
-        from tensorboardX import SummaryWriter  # Slow to import.
-
+        self._writers = list(writers)
+        self._steps_with_scores: set[int] = set()
+        self._file = None
         path = workdir / "metrics.jsonl"
-        _forget_after(path, stage, resume_at)
-        self._file = _Rewritten(path) if paths.is_remote(path) else path.open("a")
-        self._events = SummaryWriter(str(workdir / "events" / stage), purge_step=resume_at + 1, max_queue=100)
+        if scored:
+            self._steps_with_scores = {line["step"] for line in read(path) if line["split"] == "val"}
+        if not meshes.is_main():
+            self._writers = []
+            return
+        _forget_after(path, (stage, "val") if scored else (stage,), resume_at)
+        self._file = _Rewritten(path) if paths.is_remote(path) else path.open("a", encoding="utf-8")
+        self._writers.append(TensorBoard(workdir / "events" / stage, resume_at))
+
+    def has_scores(self, step: int) -> bool:
+        """Whether the scores of a step were written before."""
+        return step in self._steps_with_scores
 
     def write(self, step: int, split: str | None, values: dict[str, float]) -> None:
         """Writes a line; `split` None is the stage itself. Values that are not finite become null."""
         if self._file is None:
             return
+        split = split or self._stage
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, "split": split or self._stage, "values": finite}) + "\n")
+        self._file.write(json.dumps({"step": step, "split": split, "values": finite}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._events.add_scalar(f"{split or self._stage}/{name}", value, step)
+        for writer in self._writers:
+            writer.write(step, split, values)
 
     def close(self) -> None:
         """Writes out what is buffered."""
         if self._file is not None:
             self._file.close()
-            self._events.close()
+        for writer in self._writers:
+            writer.close()
+
+
+class TensorBoard:
+    """Scalars as TensorBoard's event files."""
+
+    def __init__(self, folder: epath.Path, resume_at: int):
+        from tensorboardX import SummaryWriter  # Slow to import.
+
+        self._events = SummaryWriter(str(folder), purge_step=resume_at + 1, max_queue=100)
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Scalars of a step."""
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        self._events.close()
 
 
 class _Rewritten:
@@ -71,17 +110,30 @@ class _Rewritten:
         self._written = time.monotonic()
 
 
-def _forget_after(path: epath.Path, stage: str, step: int) -> None:
+def read(path: epath.Path) -> list[dict]:
+    """The lines of a `metrics.jsonl`; what is no such line (cut short, foreign, not text) is left out."""
+    return [entry for _, entry in _lines(path)]
+
+
+def _lines(path: epath.Path) -> list[tuple[str, dict]]:
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except (FileNotFoundError, IsADirectoryError):
+        return []
+    found = []
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int) and isinstance(entry.get("split"), str):
+            found.append((line, entry))
+    return found
+
+
+def _forget_after(path: epath.Path, splits: tuple[str, ...], step: int) -> None:
     """Drops the lines of steps that a resumed stage will write again, and a last line that was cut short."""
     if not path.exists():
         return
-    splits = (stage, "val") if stage == "multitask" else (stage,)
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if entry["split"] not in splits or entry["step"] <= step:
-            kept.append(line + "\n")
-    paths.write_text(path, "".join(kept))
+    kept = [line for line, entry in _lines(path) if entry["split"] not in splits or entry["step"] <= step]
+    paths.write_text(path, "".join(f"{line}\n" for line in kept))

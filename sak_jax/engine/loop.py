@@ -1,230 +1,185 @@
-"""The training loop of both stages."""
+"""The training loop of every stage: steps, log, save THEN evaluate, stop."""
 
 import contextlib
 import dataclasses
 import logging
 import math
-import signal
-from collections.abc import Callable, Iterator
-from functools import partial
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from flax import nnx
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sak_jax import builders, data
-from sak_jax.data import pipeline, transforms
-from sak_jax.engine import mesh as sharding
-from sak_jax.engine import optim
-from sak_jax.engine import step as steps
-from sak_jax.engine.checkpoints import Checkpoints
+from sak_jax.engine import mesh as meshes
+from sak_jax.engine import state as states
 from sak_jax.engine.evaluate import Evaluator
-from sak_jax.engine.logs import MetricsLog
+from sak_jax.engine.logs import Log
+from sak_jax.engine.saving import Checkpoints
+from sak_jax.engine.stage import Batches, Evaluation, Stage
+from sak_jax.engine.stop import ADVICE, Stop
 from sak_jax.errors import NonFiniteLossError, Stopped
-from sak_jax.methods.sak.start import initial_weights
-from sak_jax.recipe import selected_tasks
 
 logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-    """One of the two stages.
+class Settings:
+    """What the stages of a run share.
 
     Attributes:
-      name: `distill` or `multitask`; the key of its settings in the config.
-      step: its training step.
+      workdir: gets `metrics.jsonl`, event files and `checkpoints/`.
+      mesh: the devices.
+      seed: of initialisation and noise.
+      config: the recipe as plain data, kept in every checkpoint.
+      compatible: raises UserError for the recipe of a checkpoint that this run may not go on from.
+      stop: the signals the process has been sent.
+      placement: where parameters lie, see `mesh.shardings`.
+      log_every, checkpoint_every: steps between two.
+      checkpoint_keep: how many of the newest are kept.
     """
 
-    name: str
-    step: Callable
+    workdir: epath.Path
+    mesh: jax.sharding.Mesh
+    seed: int
+    config: Mapping[str, Any]
+    compatible: Callable[[Mapping[str, Any]], None]
+    stop: Stop
+    placement: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
+    log_every: int = 10
+    checkpoint_every: int = 100
+    checkpoint_keep: int = 2
 
 
-STAGES = (Stage("distill", steps.distill_step), Stage("multitask", steps.multitask_step))
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Trained:
     """What training gives.
 
     Attributes:
-      graph: the student's graph definition.
+      graph: the model's graph definition.
       model: its whole state, on the mesh.
       step: steps of the last stage.
-      evaluator: of the last stage; None where it has no tasks.
+      seconds: that all stages took, over all times they were started.
+      evaluator: of the last stage; None where it has nothing to score.
       scores: of the last step; None where they were not computed in this process.
     """
 
     graph: nnx.GraphDef
     model: nnx.State
     step: int
+    seconds: float
     evaluator: Evaluator | None = None
     scores: dict[str, float] | None = None
 
 
-def train(config: ConfigDict, workdir: epath.Path) -> Trained:
-    """Runs, or resumes, the stages of a recipe.
-
-    Args:
-      config: a checked recipe.
-      workdir: gets `metrics.jsonl`, event files and `checkpoints/`.
+def train(stages: Sequence[Stage], settings: Settings) -> Trained:
+    """Runs, or resumes, stages one after another.
 
     Raises:
-      UserError: missing data or weights.
+      UserError: missing data or weights, or a checkpoint of another recipe.
       Stopped: on SIGTERM or Ctrl-C, when all is saved.
       NonFiniteLossError: the run has diverged.
     """
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    stages = [stage for stage in STAGES if config[stage.name].steps > 0]
-    while len(stages) > 1 and Checkpoints.exist(workdir, stages[1].name):
+    stages = list(stages)
+    while len(stages) > 1 and Checkpoints.exist(settings.workdir, stages[-1].name):
         del stages[0]  # The stage after it has begun, so this one is done.
     # First, and for all stages: without data nothing else is worth its time.
-    data_of = {stage.name: (training_batches(config, stage), validation_source(config, stage.name)) for stage in stages}
+    data = [(stage.batches(), stage.evaluation and stage.evaluation()) for stage in stages]
     trained = None
-    for stage in stages:
-        trained = train_stage(config, stage, workdir, mesh, trained, *data_of[stage.name])
+    for stage, (batches, evaluation) in zip(stages, data, strict=True):
+        trained = _train_stage(stage, batches, evaluation, settings, trained)
     return trained
 
 
-def train_stage(
-    config: ConfigDict,
-    stage: Stage,
-    workdir: epath.Path,
-    mesh: jax.sharding.Mesh,
-    previous: Trained | None,
-    batches: pipeline.Batches,
-    validation: data.Source | None,
+def _train_stage(
+    stage: Stage, batches: Batches, evaluation: Evaluation | None, settings: Settings, previous: Trained | None
 ) -> Trained:
     """Trains one stage to its end, from its newest checkpoint or from what came before it."""
-    settings = config[stage.name]
+    mesh, stop = settings.mesh, settings.stop
     with contextlib.ExitStack() as resources:  # However this ends, what was saved is written out.
         held = lambda resource: resources.enter_context(contextlib.closing(resource))  # noqa: E731
         held(batches)
-        objective, committee, state = prepare(config, stage, mesh)
-        train_step = jitted(stage, objective, state, mesh)
-        evaluator = Evaluator(config, objective.student, mesh, validation) if validation is not None else None
-
-        checkpoints = held(Checkpoints(workdir, stage.name, config))
-        if checkpoints.newest is None:
-            state = initial_weights(config, stage.name, state, previous and previous.model)
+        plan = states.plan(stage, mesh, settings.placement)
+        frozen = None if stage.frozen is None else stage.frozen.load(states.places(plan.frozen))
+        evaluator = None if evaluation is None else Evaluator(evaluation, plan.model, mesh)
+        checkpoints = held(
+            Checkpoints(
+                settings.workdir, stage.name, settings.config, settings.compatible, keep=settings.checkpoint_keep
+            )
+        )
+        restored = checkpoints.restore(plan.state, states.seed(plan, settings.seed))
+        if restored is None:
+            start = stage.start(previous and previous.model)
+            seconds = previous.seconds if previous else 0.0
+            if previous is not None:
+                previous.model = None  # What this stage takes of it is in `start`.
+            state = states.fresh(plan, settings.seed)
+            if start.weights:
+                state = states.started(state, start)
+                logger.info("%s starts from %s: %d arrays", stage.name, start.name, len(start.weights))
         else:
-            state, iterator = checkpoints.restore(state)
-            batches.set_state(iterator)
+            state, seconds = restored.state, restored.seconds
+            batches.set_state(restored.iterator)
             logger.info("%s resumes at step %d", stage.name, int(state.step))
+        restored = start = None
 
         first, pending, scores = int(state.step), None, None
-        log = held(MetricsLog(workdir, stage.name, resume_at=first))
-        quiet = None if sharding.is_main() else True  # None: unless it is a terminal.
-        progress = held(tqdm(total=settings.steps, initial=first, desc=stage.name, unit="step", disable=quiet))
-        stop_requested = resources.enter_context(stop_signals(config.log_every))
-        for step in range(first + 1, settings.steps + 1):
-            batch = sharding.put_batch(next(batches), mesh)
-            state, values = train_step(state, committee, batch)
-            # The step before this one is looked at while this one runs.
-            report(log, progress, config, pending)
-            pending = (step, values)
-            progress.update()
+        began = time.monotonic() - seconds
+        log = held(Log(settings.workdir, stage.name, first, scored=evaluator is not None))
+        quiet = None if meshes.is_main() else True  # None: unless it is a terminal.
+        progress = held(tqdm(total=stage.steps, initial=first, desc=stage.name, unit="step", disable=quiet))
+        train_step = plan.jitted()
 
-            stopping = stop_requested(step)
-            last = step == settings.steps
-            evaluates = evaluator and (last or (settings.eval_every and step % settings.eval_every == 0))
-            if not (stopping or last or evaluates or step % config.checkpoint.every == 0):
-                continue
-            report(log, progress, config, pending)
-            pending, scores = None, None
-            try:
-                if evaluates:
-                    scores = evaluator(state.model)
-                    log.write(step, "val", scores)
-            finally:  # A damaged validation image must not cost the training.
-                checkpoints.save(state, batches.get_state(), evaluator.score(scores) if scores else None)
-            if stopping and not last:
-                raise Stopped(f"stopped at step {step} of {stage.name}; run the same command to go on")
-    return Trained(objective.student, state.model, int(state.step), evaluator, scores)
+        def evaluates(step: int) -> bool:
+            due = step == stage.steps or (stage.eval_every and step % stage.eval_every == 0)
+            return bool(evaluator and step and due)
 
+        def evaluate(step: int) -> dict[str, float]:
+            scores = evaluator(state.model, stop)
+            log.write(step, "val", scores)
+            checkpoints.scored(step, evaluation.score(scores))
+            return scores
 
-def prepare(
-    config: ConfigDict, stage: Stage, mesh: jax.sharding.Mesh
-) -> tuple[steps.Objective, nnx.State | None, steps.TrainState]:
-    """What a stage minimises, the committee's parameters (None where nothing is distilled), and a fresh state."""
-    settings = config[stage.name]
-    distils = stage.name == "distill" or settings.alpha > 0
-    committee = builders.committee(config) if distils else None
-    committee_graph, committee_state = (None, None) if committee is None else nnx.split(committee)
-    optimizer = optim.optimizer(stage.name, settings)
-    student, state = create_state(config, stage, optimizer, mesh)
-    objective = steps.Objective(
-        student=student,
-        committee=committee_graph,
-        tasks=selected_tasks(config) if stage.name == "multitask" else (),
-        alpha=settings.get("alpha", 1.0),
-        distillation=config.distill.loss,
-        optimizer=optimizer,
-        schedule=optim.schedule(stage.name, settings),
-        accumulate=settings.accumulate,
-    )
-    return objective, sharding.put(committee_state, sharding.replicated(mesh)), state
+        with stop.deferred():
+            if evaluates(first) and not log.has_scores(first):
+                scores = evaluate(first)  # It was stopped, or failed, after this step had been saved.
+            for step in range(first + 1, stage.steps + 1):
+                state, values = train_step(state, frozen, meshes.put_batch(next(batches), mesh))
+                # The step before this one is looked at while this one runs.
+                report(log, progress, settings.log_every, pending)
+                pending, scores = (step, values), None
+                progress.update()
+
+                stopping = _stopping(stop, step, settings.log_every)
+                last = step == stage.steps
+                if not (stopping or last or evaluates(step) or step % settings.checkpoint_every == 0):
+                    continue
+                report(log, progress, settings.log_every, pending)
+                pending = None
+                with stop.saving():
+                    checkpoints.save(state, batches.get_state(), time.monotonic() - began)
+                    if stopping or evaluates(step):
+                        checkpoints.wait()  # Whatever becomes of the evaluation, the training is not lost.
+                if stopping:
+                    raise Stopped(f"stopped at step {step} of {stage.name}; {ADVICE}")
+                if evaluates(step):
+                    scores = evaluate(step)
+        return Trained(plan.model, state.model, int(state.step), time.monotonic() - began, evaluator, scores)
 
 
-def jitted(stage: Stage, objective: steps.Objective, state: steps.TrainState, mesh: jax.sharding.Mesh) -> Callable:
-    """The stage's step `(state, committee, batch) -> (state, logs)`; the state is donated and stays where it lies."""
-    placed = sharding.state_sharding(state, mesh), sharding.replicated(mesh)
-    return jax.jit(partial(stage.step, objective), donate_argnums=0, out_shardings=placed)
+def _stopping(stop: Stop, step: int, every: int) -> bool:
+    """Whether to stop after this step.
+
+    Several processes stop together: they ask each other every so many steps, as each time costs a wait for the others.
+    """
+    if jax.process_count() == 1:
+        return stop.requested
+    return step % min(every, 10) == 0 and meshes.any_process(stop.requested)
 
 
-def create_state(config: ConfigDict, stage: Stage, optimizer, mesh) -> tuple[nnx.GraphDef, steps.TrainState]:
-    """A fresh state, made where it lies: its shardings follow from abstract shapes before any array exists."""
-    is_trained = optim.trainable(config.model.freeze, lora_only=stage.name == "distill" and config.model.lora.rank > 0)
-
-    def create(seed):
-        student = builders.new_student(config, stage.name, nnx.Rngs(jax.random.key(seed)))
-        _, params, stats, frozen = nnx.split(student, is_trained, nnx.BatchStat, ...)
-        return steps.TrainState(jnp.zeros((), jnp.int32), seed, params, frozen, stats, optimizer.init(params))
-
-    seed = jnp.asarray(config.seed, jnp.uint32)
-    abstract = jax.eval_shape(create, seed)
-    # Runs once: on a CPU, where optimising it would take longer than training some small students, it is not optimised.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    placed = sharding.state_sharding(abstract, mesh)
-    state = jax.jit(create, out_shardings=placed, compiler_options=options)(seed)
-    return nnx.graphdef(builders.abstract_student(config, stage.name)), state
-
-
-def training_batches(config: ConfigDict, stage: Stage) -> pipeline.Batches:
-    """The stage's endless batches of this process."""
-    size, settings = tuple(config.image_size), dict(config.data)
-    if stage.name == "distill":
-        settings |= config.distill.data
-        source, transform = data.create_source(settings, "train", (), size), transforms.distill_transform(size)
-    else:
-        wanted = selected_tasks(config)
-        source = data.create_source(settings, "train", [task.name for task in wanted], size)
-        transform = transforms.multitask_transform(
-            size, wanted, scale_range=tuple(config.multitask.scale_range), shrink=settings.get("resize", False)
-        )
-    return pipeline.train_batches(
-        source,
-        transform,
-        config.batch_size,
-        config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        workers=settings["workers"],
-    )
-
-
-def validation_source(config: ConfigDict, stage: str) -> data.Source | None:
-    """What a stage is evaluated on; None for stage 1."""
-    if stage == "distill":
-        return None
-    return data.create_source(config.data, "val", [task.name for task in selected_tasks(config)], config.image_size)
-
-
-def report(log: MetricsLog, progress: tqdm, config: ConfigDict, pending: tuple[int, dict] | None) -> None:
+def report(log: Log, progress: tqdm, every: int, pending: tuple[int, dict] | None) -> None:
     """Waits for a step's values, makes sure they are finite, and writes them down now and then.
 
     Raises:
@@ -238,31 +193,5 @@ def report(log: MetricsLog, progress: tqdm, config: ConfigDict, pending: tuple[i
         listed = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         raise NonFiniteLossError(f"step {step} gave a loss that is not finite: {listed}; the last checkpoint is kept")
     progress.set_postfix(loss=f"{values['total']:.3f}", refresh=False)
-    if step == 1 or step % config.log_every == 0:
+    if step == 1 or step % every == 0:
         log.write(step, None, values)
-
-
-@contextlib.contextmanager
-def stop_signals(every: int) -> Iterator[Callable[[int], bool]]:
-    """Within it, SIGTERM and Ctrl-C only set a flag; the function given says at a step whether to stop.
-
-    Several processes stop together: they ask each other every so many steps, as each time costs a wait for the others.
-    """
-    received = []
-    handler = lambda number, frame: received.append(number)  # noqa: E731
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def requested(step: int) -> bool:
-        if jax.process_count() == 1:
-            return bool(received)
-        if step % every:
-            return False
-        from jax.experimental import multihost_utils
-
-        return bool(np.any(multihost_utils.process_allgather(np.array(bool(received)))))
-
-    try:
-        yield requested
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)

@@ -1,5 +1,8 @@
 """The device mesh, and where arrays lie on it."""
 
+import re
+from collections.abc import Mapping
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -10,29 +13,40 @@ from sak_jax.errors import UserError
 SMALLEST_SHARDED = 2**16
 """Parameters with fewer elements are replicated: gathering them costs more than they save."""
 
+BATCH_AXES = ("data", "fsdp")
+"""The axes of the mesh that share a batch."""
+
 
 def is_main() -> bool:
     """Whether this process writes what all share."""
     return jax.process_index() == 0
 
 
-def make_mesh(data: int, fsdp: int) -> Mesh:
+def make_mesh(data: int, fsdp: int, devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh with axes `data` and `fsdp` over all devices; -1 is what is left.
+
+    Args:
+      data, fsdp: devices along each axis.
+      devices: those to use, of a machine one does not have too; None is all there are.
 
     Raises:
       UserError: the axes do not multiply to the number of devices.
     """
-    devices = jax.device_count()
+    count = len(devices) if devices else jax.device_count()
     if data == -1:
-        data = devices // fsdp
-    if data * fsdp != devices:
-        raise UserError(f"config.mesh: data {data} x fsdp {fsdp} is not the {devices} devices there are")
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+        data = count // fsdp
+    if data * fsdp != count:
+        raise UserError(
+            f"config.mesh: data {data} x fsdp {fsdp} is not the {count} devices there are: set --config.mesh.fsdp to "
+            "a divisor of their number, and leave mesh.data at -1"
+        )
+    kinds = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((data, fsdp), BATCH_AXES, axis_types=kinds, devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis over all devices."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -40,21 +54,57 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_sharding(abstract, mesh: Mesh):
-    """Each array's longest axis that `fsdp` divides is sharded over it; small arrays are replicated."""
+def shardings(abstract, mesh: Mesh, table: Mapping[str, tuple] | None = None):
+    """Where each array of a tree lies.
 
-    def place(leaf):
-        size = mesh.shape["fsdp"]
-        if size == 1 or leaf.size < SMALLEST_SHARDED:
-            return replicated(mesh)
-        for axis in np.argsort(leaf.shape)[::-1]:
-            if leaf.shape[axis] % size == 0:
-                spec = [None] * leaf.ndim
-                spec[axis] = "fsdp"
-                return NamedSharding(mesh, PartitionSpec(*spec))
-        return replicated(mesh)
+    The first pattern of `table` that a parameter's path matches decides. Else the longest axis that `fsdp` divides is
+    sharded over it, and small arrays are replicated.
 
-    return jax.tree.map(place, abstract)
+    Args:
+      abstract: a tree of arrays or shapes.
+      mesh: the devices.
+      table: `{regular expression: axes}`, an entry of `axes` for each axis of the array: `fsdp`, `data` or None.
+
+    Raises:
+      UserError: a row of the table does not fit an array that it matches.
+    """
+    rows = [(re.compile(pattern), tuple(axes)) for pattern, axes in (table or {}).items()]
+
+    def place(path, leaf):
+        name = path_name(path)
+        for pattern, axes in rows:
+            if pattern.search(name):
+                return NamedSharding(mesh, _spec(name, leaf, axes, mesh))
+        return NamedSharding(mesh, _longest(leaf, mesh.shape["fsdp"]))
+
+    return jax.tree_util.tree_map_with_path(place, abstract)
+
+
+def path_name(path: tuple) -> str:
+    """`stem/blocks/mlp/up/kernel` of a path in a tree."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def _longest(leaf, size: int) -> PartitionSpec:
+    if size == 1 or leaf.size < SMALLEST_SHARDED:
+        return PartitionSpec()
+    for axis in np.argsort(leaf.shape)[::-1]:
+        if leaf.shape[axis] % size == 0:
+            spec = [None] * leaf.ndim
+            spec[axis] = "fsdp"
+            return PartitionSpec(*spec)
+    return PartitionSpec()
+
+
+def _spec(name: str, leaf, axes: tuple, mesh: Mesh) -> PartitionSpec:
+    if len(axes) > leaf.ndim:
+        raise UserError(f"config.mesh.placement: {name} has {leaf.ndim} axes, and {axes} places {len(axes)}")
+    for length, axis in zip(leaf.shape, axes, strict=False):
+        if axis is not None and axis not in mesh.shape:
+            raise UserError(f"config.mesh.placement: {axis!r} is no axis of the mesh, it has {', '.join(mesh.shape)}")
+        if axis is not None and length % mesh.shape[axis]:
+            raise UserError(f"config.mesh.placement: {axis} = {mesh.shape[axis]} does not divide {length} of {name}")
+    return PartitionSpec(*axes)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -64,7 +114,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def put(tree, where):
-    """Whole arrays, the same on every process, as global arrays on the mesh.
+    """Whole arrays, the same on every process, as global arrays on the mesh, each piece straight to its device.
 
     Args:
       tree: of arrays.
@@ -85,6 +135,22 @@ def gather(tree):
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def any_process(value: bool) -> bool:
+    """Whether it is true of any process; all must call it."""
+    if jax.process_count() == 1:
+        return value
+    return bool(np.any(multihost_utils.process_allgather(np.array(value))))
+
+
+def sum_over_processes(value: np.ndarray) -> np.ndarray:
+    """The exact sum of float64 arrays of one shape [n, ..] over all processes."""
+    if jax.process_count() == 1:
+        return value
+    # JAX carries no float64 by default, so its halves travel.
+    halves = multihost_utils.process_allgather(np.ascontiguousarray(value).view(np.uint32))
+    return np.asarray(halves).view(np.float64).sum(axis=0)
 
 
 def local_rows(array: jax.Array, mesh: Mesh) -> np.ndarray:

@@ -11,14 +11,9 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sak_jax.nn import layers, resize
-
-ACTIVATIONS = {
-    "gelu": layers.exact_gelu,
-    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-}
-
+from sak_jax.nn import layers, placement, remat, resize
+from sak_jax.nn.activations import ACTIVATIONS
+from sak_jax.nn.attention import attention
 
 Rotary = tuple[Float[np.ndarray, "n e"], Float[np.ndarray, "n e"]]
 """Cosines and sines by token, see `rotary_tables`."""
@@ -49,15 +44,21 @@ class ViTConfig:
       image_size: (height, width) the position embedding is for.
       mlp_hidden: hidden channels of the MLP; None is 4 x width.
       mlp: `mlp` or `swiglu`.
-      activation: a key of `ACTIVATIONS`.
+      activation: a key of `activations.ACTIVATIONS`.
       eps: of the layer norms.
       class_token: whether a class token leads; position embeddings then cover it.
       registers: register tokens between class token and patches (without position embedding).
       norm_before: a norm before the first block (CLIP).
+      norm: whether the model has its final norm, which `ViT.tokens` applies on request; maps never go through it.
       layer_scale: factors per channel on both branches (DINOv2).
+      layer_scale_init: what these factors start from.
       patch_bias, qkv_bias: whether these maps have biases.
+      position_offset: added to the new grid where positions are resampled for another size (DINOv2: 0.1).
       rotary: base of the rotary position embedding that takes the place of the learned one (DINOv3), or None.
+      rotary_counts: it turns by the patch's row and column as counted (CroCo), not by places in [-1, 1].
+      linear_init, patch_init: how the blocks' linear maps and the patches' start, see `layers.initialisers`.
       lora: low-rank updates, or None.
+      attention: an implementation, see `attention.attention`.
     """
 
     width: int
@@ -73,11 +74,18 @@ class ViTConfig:
     class_token: bool = True
     registers: int = 0
     norm_before: bool = False
+    norm: bool = False
     layer_scale: bool = False
+    layer_scale_init: float = 1e-5
     patch_bias: bool = True
     qkv_bias: bool = True
+    position_offset: float = 0.0
     rotary: float | None = None
+    rotary_counts: bool = False
+    linear_init: str = "truncated_normal"
+    patch_init: str = "truncated_normal"
     lora: LoRA | None = None
+    attention: str = "auto"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -97,23 +105,25 @@ class Attention(nnx.Module):
         self.qkv = linear("qkv", config.width, 3 * config.width, use_bias=config.qkv_bias, rngs=rngs)
         self.output = linear("proj", config.width, config.width, rngs=rngs)
         self.heads = config.heads
+        self.implementation = config.attention
 
     def __call__(self, x: Float[Array, "b n d"], rotary: Rotary | None = None) -> Float[Array, "b n d"]:
         """Each token attends to all; queries and keys are turned by `rotary` (cosines, sines) if given."""
         batch, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        qkv = placement.pin(remat.keep(self.qkv(x), "qkv"))
+        qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if rotary is not None:
             query, key = _rotate(query, *rotary), _rotate(key, *rotary)
-        out = jax.nn.dot_product_attention(query, key, value)
-        return self.output(out.reshape(batch, tokens, width))
+        out = attention(query, key, value, implementation=self.implementation)
+        return self.output(placement.pin(out.reshape(batch, tokens, width)))
 
 
 class Block(nnx.Module):
     """Pre-norm transformer block."""
 
     def __init__(self, config: ViTConfig, *, dtype, rngs: nnx.Rngs):
-        linear = partial(_linear, config.lora, dtype)
+        linear = partial(_linear, config, dtype)
         norm = partial(nnx.LayerNorm, config.width, epsilon=config.eps, dtype=dtype, rngs=rngs)
         hidden = config.mlp_hidden or 4 * config.width
         self.norm1 = norm()
@@ -124,34 +134,47 @@ class Block(nnx.Module):
         else:
             activation = ACTIVATIONS[config.activation]
             self.mlp = layers.Mlp(config.width, hidden, activation=activation, linear=linear, rngs=rngs)
-        self.scale1 = layers.LayerScale(config.width) if config.layer_scale else None
-        self.scale2 = layers.LayerScale(config.width) if config.layer_scale else None
+        scale = partial(layers.LayerScale, config.width, config.layer_scale_init)
+        self.scale1 = scale() if config.layer_scale else None
+        self.scale2 = scale() if config.layer_scale else None
 
     def __call__(self, x: Float[Array, "b n d"], rotary: Rotary | None = None) -> Float[Array, "b n d"]:
         """Attention and MLP, each with a residual."""
+        x = placement.pin(x)
         y = self.attention(self.norm1(x), rotary)
-        x = x + (y if self.scale1 is None else self.scale1(y))
+        x = remat.keep(x + (y if self.scale1 is None else self.scale1(y)), "attended")
         y = self.mlp(self.norm2(x))
-        return x + (y if self.scale2 is None else self.scale2(y))
+        return placement.pin(x + (y if self.scale2 is None else self.scale2(y)))
 
 
-def _linear(lora: LoRA | None, dtype, name: str, features_in: int, features_out: int, *, rngs: nnx.Rngs, **kwargs):
-    """A linear map, with a low-rank update where `lora` targets it by name."""
-    kwargs = dict(dtype=dtype, kernel_init=layers.truncated_normal, **kwargs)
+def _linear(config: ViTConfig, dtype, name: str, features_in: int, features_out: int, *, rngs: nnx.Rngs, **kwargs):
+    """A linear map, with a low-rank update where `config.lora` targets it by name."""
+    lora = config.lora
+    kwargs = dict(dtype=dtype, **layers.initialisers(config.linear_init, features_in), **kwargs)
     if lora and name in lora.targets:
         return layers.LoRALinear(features_in, features_out, rank=lora.rank, alpha=lora.alpha, rngs=rngs, **kwargs)
-    return nnx.Linear(features_in, features_out, rngs=rngs, **kwargs)
+    return layers.Linear(features_in, features_out, rngs=rngs, **kwargs)
 
 
-def rotary_tables(base: float, grid: tuple[int, int], head_width: int, prefix: int) -> Rotary:
-    """Cosines and sines that turn queries and keys by their patch's place, rows and columns in [-1, 1] (DINOv3).
+def rotary_tables(base: float, grid: tuple[int, int], head_width: int, prefix: int, *, counts: bool = False) -> Rotary:
+    """Cosines and sines that turn queries and keys by their patch's place.
 
     The `prefix` tokens are not turned. A quarter of the head's width each for rows and columns, twice over.
+
+    Args:
+      base: of the frequencies, which fall from 1 to 1 / base.
+      grid: patches in each direction.
+      head_width: channels of a head.
+      prefix: tokens before the patches.
+      counts: rows and columns as counted, in radians (RoPE of CroCo); else places in [-1, 1], in turns (DINOv3).
     """
-    rows, columns = ((np.arange(n, dtype=np.float32) + 0.5) / n * 2 - 1 for n in grid)
-    places = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2, 1)
+    places = [
+        np.arange(n, dtype=np.float32) if counts else (np.arange(n, dtype=np.float32) + 0.5) / n * 2 - 1 for n in grid
+    ]
+    places = np.stack(np.meshgrid(*places, indexing="ij"), axis=-1).reshape(-1, 2, 1)
     frequencies = 1 / base ** np.arange(0, 1, 4 / head_width, dtype=np.float32)
-    angles = np.tile((2 * np.pi * places * frequencies).reshape(len(places), -1), 2)
+    turn = 1 if counts else 2 * np.pi
+    angles = np.tile((turn * places * frequencies).reshape(len(places), -1), 2)
     angles = np.pad(angles, ((prefix, 0), (0, 0)))
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
@@ -164,15 +187,15 @@ def _rotate(x: Float[Array, "b n h e"], cosines: Float[np.ndarray, "n e"], sines
 
 
 class ViT(nnx.Module):
-    """Vision transformer without its final norm and head (Dosovitskiy et al., 2021; timm's naming of options).
+    """Vision transformer without its head (Dosovitskiy et al., 2021; timm's naming of options).
 
-    The blocks are one stack `[depth, ...]`, run by a scan. Calling it gives the maps at the taps.
+    The blocks are one stack `[depth, ...]`, run by a scan. Calling it gives the maps at the taps, `tokens` all tokens.
     """
 
     def __init__(self, config: ViTConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
         h, w = config.grid
         self.patch_embed = layers.PatchEmbed(
-            config.patch, config.width, use_bias=config.patch_bias, dtype=dtype, rngs=rngs
+            config.patch, config.width, init=config.patch_init, use_bias=config.patch_bias, dtype=dtype, rngs=rngs
         )
         shape = (1, int(config.class_token) + h * w, config.width)
         learned = config.rotary is None
@@ -180,16 +203,18 @@ class ViT(nnx.Module):
         token = lambda count: nnx.Param(1e-6 * jax.random.normal(rngs.params(), (1, count, config.width)))  # noqa: E731
         self.class_token = token(1) if config.class_token else None
         self.registers = token(config.registers) if config.registers else None
-        norm = nnx.LayerNorm(config.width, epsilon=config.eps, dtype=dtype, rngs=rngs) if config.norm_before else None
-        self.norm_before = norm
+        norm = partial(nnx.LayerNorm, config.width, epsilon=config.eps, dtype=dtype, rngs=rngs)
+        self.norm_before = norm() if config.norm_before else None
         self.blocks = layers.stack(lambda rngs: Block(config, dtype=dtype, rngs=rngs), [config.depth], rngs)
+        self.norm = norm() if config.norm else None
         self.config = config
         self.dtype = dtype
 
     def embed(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b n d"]:
         """Tokens that enter the first block: class token, registers, patches.
 
-        Images of another size than the configured one get the position embedding resampled (bicubic, no antialias).
+        Images of another size than the configured one get the position embedding resampled (bicubic, no antialias,
+        with `config.position_offset`).
         """
         x = self.patch_embed(images.astype(self.dtype))
         batch, grid = x.shape[0], x.shape[1:3]
@@ -198,7 +223,12 @@ class ViT(nnx.Module):
         tokens = [] if self.class_token is None else [self.class_token[...].astype(self.dtype)]
         if self.position_embedding is not None:
             positions = resize.resize_positions(
-                self.position_embedding[...], self.config.grid, grid, prefix=lead, antialias=False
+                self.position_embedding[...],
+                self.config.grid,
+                grid,
+                prefix=lead,
+                antialias=False,
+                offset=self.config.position_offset,
             ).astype(self.dtype)
             x = x + positions[:, lead:]
             tokens = [token + positions[:, :1] for token in tokens]
@@ -207,18 +237,60 @@ class ViT(nnx.Module):
         x = jnp.concatenate([jnp.broadcast_to(t, (batch, *t.shape[1:])) for t in tokens] + [x], axis=1)
         return x if self.norm_before is None else self.norm_before(x)
 
-    def __call__(self, images: Float[Array, "b H W 3"]) -> tuple[Float[Array, "b h w d"], ...]:
-        """The patch tokens after each tapped block, as maps, before any final norm."""
-        grid = images.shape[1] // self.config.patch, images.shape[2] // self.config.patch
+    def tokens(self, images: Float[Array, "b H W 3"], *, norm: bool = False) -> tuple[Float[Array, "b n d"], ...]:
+        """All tokens after each tapped block: class token, registers (together `config.prefix`), patches row by row.
+
+        Args:
+          images: of any size; what is left below a whole patch is dropped.
+          norm: whether each goes through the final norm.
+
+        Raises:
+          ValueError: the final norm is asked of a model that has none (`config.norm`).
+        """
+        if norm and self.norm is None:
+            raise ValueError("this vision transformer has no final norm: make it with ViTConfig(norm=True)")
+        grid = self._grid(images)
         x = self.embed(images)
         rotary = None
         if self.config.rotary is not None:
             head_width = self.config.width // self.config.heads
-            rotary = rotary_tables(self.config.rotary, grid, head_width, self.config.prefix)
-        maps, start = [], 0
-        for tap in self.config.taps:
-            level = layers.take(self.blocks, slice(start, tap + 1))
-            x, _ = jax.lax.scan(lambda x, block: (block(x, rotary), None), x, level)
-            maps.append(rearrange(x[:, self.config.prefix :], "b (h w) d -> b h w d", h=grid[0], w=grid[1]))
-            start = tap + 1
-        return tuple(maps)
+            counts = self.config.rotary_counts
+            rotary = rotary_tables(self.config.rotary, grid, head_width, self.config.prefix, counts=counts)
+        tapped = run_blocks(self.blocks, x, self.config.taps, rotary)
+        return tuple(self.norm(x) if norm else x for x in tapped)
+
+    def __call__(self, images: Float[Array, "b H W 3"]) -> tuple[Float[Array, "b h w d"], ...]:
+        """The patch tokens after each tapped block, as maps, before any final norm."""
+        h, w = self._grid(images)
+        patches = (x[:, self.config.prefix :] for x in self.tokens(images))
+        return tuple(rearrange(x, "b (h w) d -> b h w d", h=h, w=w) for x in patches)
+
+    def _grid(self, images: Float[Array, "b H W 3"]) -> tuple[int, int]:
+        """Whole patches in each direction."""
+        return images.shape[1] // self.config.patch, images.shape[2] // self.config.patch
+
+
+def run_blocks(
+    blocks: Block, x: Float[Array, "b n d"], taps: tuple[int, ...], rotary: Rotary | None = None
+) -> list[Float[Array, "b n d"]]:
+    """The tokens after each tapped block of a stack `[depth]`.
+
+    Where the taps end levels of equally many blocks, and those are all, the levels are a scan of scans. Else each block
+    is picked from the whole stack: cutting the stack at the taps would copy its arrays.
+    """
+    block = remat.checkpoint(lambda block, x: placement.whole(block)(x, rotary), "named")
+    depth, step = jax.tree.leaves(blocks)[0].shape[0], taps[0] + 1
+    if taps == tuple(range(step - 1, depth, step)) and depth % step == 0:
+        levels = jax.tree.map(lambda p: p.reshape(len(taps), step, *p.shape[1:]), blocks)
+
+        def level(x, blocks):
+            x, _ = jax.lax.scan(lambda x, parameters: (block(parameters, x), None), x, blocks)
+            return x, x
+
+        return list(jax.lax.scan(level, x, levels)[1])
+    found = []
+    for start, stop in zip((0, *(tap + 1 for tap in taps)), (tap + 1 for tap in taps), strict=False):
+        picked = lambda x, index: (block(layers.take(blocks, index), x), None)  # noqa: E731
+        x, _ = jax.lax.scan(picked, x, jnp.arange(start, stop))
+        found.append(x)
+    return found

@@ -1,1 +1,1 @@
-"""Figures and tables of a run."""
+"""Tables, figures and pages of runs."""

@@ -1,103 +1,105 @@
-"""The report of a run: a table of scores, and image, prediction and truth for every task on a few scenes."""
+"""Pictures as arrays: predictions and their errors, features in colour, heat maps of routing and confusion."""
 
-import base64
-import html
+from collections.abc import Mapping, Sequence
 
 import cv2
-import jax
-import jax.numpy as jnp
 import numpy as np
-from etils import epath
-from jaxtyping import Array, Float, Shaped, UInt8
+from jaxtyping import Array, Float, Int, Shaped
 
-from sak_jax import paths, tasks
-from sak_jax.data import transforms
-from sak_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from sak_jax.engine.evaluate import Evaluator, number
-from sak_jax.methods.sak.student import Student
-
-Picture = UInt8[np.ndarray, "h w 3"]
-
-
-def write(workdir: epath.Path, evaluator: Evaluator, student: Student, scores: dict[str, float], delta: float | None):
-    """Writes `report/predictions.png` and `report/index.html` into the workdir.
-
-    Args:
-      workdir: of the run.
-      evaluator: has the validation images and the tasks.
-      student: the trained student.
-      scores: each task's scores.
-      delta: Delta_m in percent, or None.
-    """
-    folder = workdir / "report"
-    picture = predictions(evaluator, student, images=4)
-    ok, encoded = cv2.imencode(".png", picture[..., ::-1])
-    if not ok:
-        raise OSError("the picture of predictions could not be encoded")
-    paths.write_bytes(folder / "predictions.png", encoded.tobytes())
-    config = evaluator.config
-    page = _page(workdir.name, scores, config.baselines, config.published, delta, encoded.tobytes())
-    paths.write_bytes(folder / "index.html", page.encode())
-
-
-def predictions(evaluator: Evaluator, student: Student, images: int) -> Picture:
-    """Rows: image, then prediction above truth for each task; a column a task, titles on top."""
-    size = tuple(evaluator.config.image_size)
-    transform = transforms.evaluation_transform(
-        size, evaluator.tasks, shrink=evaluator.config.data.get("resize", False)
-    )
-    count = min(images, len(evaluator.source))
-    # Evenly spaced over the set, the same scenes every time.
-    samples = [transform(evaluator.source[index * len(evaluator.source) // count], None) for index in range(count)]
-    batch = jnp.asarray(np.stack([sample["image"] for sample in samples]))
-    outputs = jax.jit(lambda student, images: student(images).predictions)(student, batch)
-    outputs = jax.device_get(outputs)
-    scale = max(1, round(160 / size[0]))
-    rows = [_titles(["image", *(task.name for task in evaluator.tasks)], size[1] * scale)]
-    for index, sample in enumerate(samples):
-        image = np.clip((sample["image"] * IMAGENET_STD + IMAGENET_MEAN) * 255, 0, 255).astype(np.uint8)
-        predicted, true = [image], [np.full_like(image, 255)]
-        for task in evaluator.tasks:
-            ours, truth = draw(task, outputs[task.name][index], sample[task.name])
-            predicted.append(ours)
-            true.append(truth)
-        rows += [_enlarge(np.concatenate(row, axis=1), scale) for row in (predicted, true)]
-    return np.concatenate(rows)
+from sak_jax import tasks
+from sak_jax.report.record import Picture
+from sak_jax.tasks import Task
 
 
 def draw(
-    task: tasks.Task, prediction: Float[Array, "h w c"], label: Shaped[np.ndarray, "h w *c"]
-) -> tuple[Picture, Picture]:
-    """A task's prediction and truth as pictures on one scale; what is to be ignored is grey."""
-    kind, label = tasks.kind_of(task), np.asarray(label)
-    return kind.draw_prediction(task, np.asarray(prediction), label), kind.draw_label(task, label)
+    task: Task, prediction: Float[Array, "h w c"], label: Shaped[np.ndarray, "h w *c"]
+) -> tuple[Picture, Picture, Picture]:
+    """A task's prediction and truth on one scale, and where they differ; what is to be ignored is grey."""
+    prediction, label = np.asarray(prediction), np.asarray(label)
+    kind = tasks.kind_of(task)
+    ours, truth = kind.draw_prediction(task, prediction, label), kind.draw_label(task, label)
+    ignored = (label == tasks.IGNORE) if label.ndim == 2 else (label == tasks.IGNORE).any(-1)
+    error = _error(prediction, label, ours, truth)
+    error[ignored] = 128
+    return ours, truth, error
 
 
-def _enlarge(picture: Picture, scale: int) -> Picture:
-    return np.repeat(np.repeat(picture, scale, axis=0), scale, axis=1)
+def _error(prediction, label, ours: Picture, truth: Picture) -> Picture:
+    """Wrong pixels of classes, the angle (up to 90 degrees) of vectors, for all else the difference of the pictures."""
+    if label.ndim == 3 and label.shape[-1] == 3:
+        lengths = np.linalg.norm(prediction, axis=-1) * np.linalg.norm(label, axis=-1)
+        return heat(
+            np.degrees(np.arccos(np.clip((prediction * label).sum(-1) / np.maximum(lengths, 1e-6), -1, 1))) / 90
+        )
+    if label.ndim == 2 and prediction.shape[-1] > 1:
+        return heat(prediction.argmax(-1) != label)
+    return heat(np.abs(ours.astype(np.float32) - truth).max(-1) / 255)
 
 
-def _titles(names: list[str], width: int) -> Picture:
+def heat(values: Shaped[np.ndarray, "h w"]) -> Picture:
+    """Values of 0..1 from black to light yellow; what lies outside is clipped, NaN is black."""
+    return _colour(values, cv2.COLORMAP_INFERNO)
+
+
+def principal_components(maps: Sequence[Float[np.ndarray, "h w d"]]) -> list[Picture]:
+    """The three main components of the features of several images as red, green and blue, on one scale for all.
+
+    A component's sign, which is arbitrary, is chosen so that its largest deviation is positive.
+    """
+    flat = np.concatenate([np.asarray(one, np.float64).reshape(-1, one.shape[-1]) for one in maps])
+    centred = flat - flat.mean(axis=0)
+    _, _, axes = np.linalg.svd(centred.T @ centred, hermitian=True)
+    components = centred @ axes[:3].T
+    if components.shape[1] < 3:
+        components = np.pad(components, ((0, 0), (0, 3 - components.shape[1])))
+    largest = components[np.abs(components).argmax(axis=0), np.arange(3)]
+    components = components * np.where(largest < 0, -1, 1)
+    low, high = np.quantile(components, [0.01, 0.99], axis=0)
+    scaled = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
+    pictures, start = [], 0
+    for one in maps:
+        rows = one.shape[0] * one.shape[1]
+        pictures.append((255 * scaled[start : start + rows]).astype(np.uint8).reshape(*one.shape[:2], 3))
+        start += rows
+    return pictures
+
+
+def confusion(
+    predicted: Int[np.ndarray, "*n"], true: Int[np.ndarray, "*n"], classes: int, ignore: int = tasks.IGNORE
+) -> Int[np.ndarray, "classes classes"]:
+    """How many pixels of each true class (row) are taken for each class (column)."""
+    counted = (true != ignore) & (true >= 0) & (true < classes)
+    pairs = true[counted].astype(np.int64) * classes + predicted[counted]
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def heat_map(values: Float[np.ndarray, "rows columns"], cell: int = 24) -> Picture:
+    """A matrix of values in 0..1 as squares: routing weights (levels x experts), shares of a confusion."""
+    return heat(np.kron(np.asarray(values, np.float32), np.ones((cell, cell), np.float32)))
+
+
+def montage(pictures: Sequence[Mapping], least_height: int = 160) -> Picture:
+    """Every image with each task's prediction, the truths below; a column a task, titles on top."""
+    names = list(pictures[0]["tasks"])
+    height, width = pictures[0]["image"].shape[:2]
+    scale = max(1, round(least_height / height))
+    rows = [_titles(["image", *names], width * scale)]
+    for example in pictures:
+        blank = np.full_like(example["image"], 255)
+        drawn = [example["tasks"][name] for name in names]
+        ours = [example["image"], *(prediction for prediction, _, _ in drawn)]
+        truths = [blank, *(blank if truth is None else truth for _, truth, _ in drawn)]
+        rows += [np.kron(np.concatenate(row, axis=1), np.ones((scale, scale, 1), np.uint8)) for row in (ours, truths)]
+    return np.concatenate(rows)
+
+
+def _colour(values, colour_map: int) -> Picture:
+    scaled = (255 * np.clip(np.nan_to_num(np.asarray(values, np.float32)), 0, 1)).astype(np.uint8)
+    return cv2.applyColorMap(scaled, colour_map)[..., ::-1].copy()
+
+
+def _titles(names: Sequence[str], width: int) -> Picture:
     strip = np.full((24, width * len(names), 3), 255, np.uint8)
     for column, name in enumerate(names):
         cv2.putText(strip, name, (column * width + 4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
     return strip
-
-
-def _page(name: str, scores: dict[str, float], baselines, published, delta: float | None, picture: bytes) -> str:
-    columns = {"student": scores, "single-task": baselines, "published": published}
-    columns = {title: column for title, column in columns.items() if len(column)}
-    head = "".join(f"<th>{title}" for title in ("metric", *columns))
-    rows = "".join(
-        f"<tr><td>{html.escape(key)}" + "".join(f"<td>{number(column.get(key))}" for column in columns.values())
-        for key in scores
-    )
-    printed = f" (published: {published['delta_m']:+.2f} %)" if "delta_m" in published else ""
-    total = "" if delta is None else f"<p>Delta<sub>m</sub> {delta:+.2f} %{printed}</p>"
-    data = base64.b64encode(picture).decode()
-    return (
-        f"<!doctype html><meta charset=utf-8><title>{html.escape(name)}</title>"
-        "<style>body{font:16px sans-serif;margin:2em}td,th{padding:.2em 1em;text-align:left}img{max-width:100%}</style>"
-        f"<h1>{html.escape(name)}</h1><table><tr>{head}{rows}</table>{total}"
-        f"<p>Image with each task's prediction; truth below.</p><img alt=predictions src=data:image/png;base64,{data}>"
-    )

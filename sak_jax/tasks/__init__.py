@@ -4,7 +4,8 @@ A new task is one row here, or one entry under `config.tasks`; a new kind of tas
 `register` before its first task is made.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Array, Float, Shaped
@@ -32,7 +33,10 @@ __all__ = [
     "loss",
     "metric",
     "named",
+    "label_shape",
     "register",
+    "relative",
+    "score",
     "select",
 ]
 
@@ -195,3 +199,33 @@ def delta_m(metrics: Mapping[str, float], baselines: Mapping[str, float]) -> flo
         change = (metrics[key] - baseline) / baseline
         changes.append(change if higher_is_better(key.rpartition("/")[-1]) else -change)
     return 100 * sum(changes) / len(changes)
+
+
+def score(selected: Sequence[Task], scores: Mapping[str, float]) -> float | None:
+    """One number by which the checkpoints of a run are compared; greater is better.
+
+    The mean over tasks of the main metric's logarithm, negative where less is better: a relative change counts alike
+    for every task, whatever its unit. None where a task could not be scored.
+    """
+    total = 0.0
+    for task in selected:
+        value = scores[f"{task.name}/{task.metric}"]
+        if not math.isfinite(value):
+            return None
+        logarithm = math.log(max(value, 1e-6))
+        total += logarithm if higher_is_better(task.metric) else -logarithm
+    return total / len(selected)
+
+
+def relative(selected: Sequence[Task], scores: Mapping[str, float], baselines: Mapping[str, float]) -> float | None:
+    """Delta_m over the tasks' main metrics, or None where a task has no score or no baseline."""
+    wanted = [f"{task.name}/{task.metric}" for task in selected]
+    if not set(wanted) <= set(baselines) or not all(math.isfinite(scores[key]) for key in wanted):
+        return None
+    return delta_m(scores, {key: baselines[key] for key in wanted})
+
+
+def label_shape(task: Task, shape: tuple[int, int, int]) -> tuple[tuple[int, ...], type]:
+    """Shape and dtype of a batch of labels [b, h, w]."""
+    kind = kind_of(task)
+    return (*shape, *kind.vector), kind.dtypes[0]

@@ -27,10 +27,13 @@ class Family:
     Attributes:
       create: (config, dtype, rngs) -> module; a config has `width`, `patch` and `image_size`.
       fit: (state, config, new config) -> state; resizes what depends on the image size.
+      norm: the final norm's place in the module; None where the architecture has none. Where it has one, its configs
+        have an option `norm`.
     """
 
     create: Callable[..., nnx.Module]
     fit: Callable[[nnx.State, object, object], nnx.State]
+    norm: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Teacher:
     Attributes:
       name: the key.
       family: its architecture.
-      config: its sizes, at the image size of its weights.
+      config: its sizes, at the image size of its weights; with the final norm, where it has one.
       source: where the weights come from: a Hugging Face repository, or a URL.
       licence: of the weights.
       normalisation: (mean, std) its weights were trained with.
@@ -71,8 +74,20 @@ class Teacher:
         """Channels of the four maps."""
         return getattr(self.config, "widths", (self.width,) * 4)
 
-    def for_size(self, image_size: tuple[int, int], *, pad: bool = True) -> object:
-        """The config for images of another size (the student's; where they are padded, that of the padded image)."""
+    @property
+    def has_norm(self) -> bool:
+        """Whether it has a final norm."""
+        return getattr(self.config, "norm", False)
+
+    def with_norm(self, norm: bool) -> object:
+        """The config with or without the final norm; without, where the teacher has none."""
+        return dataclasses.replace(self.config, norm=norm) if self.has_norm else self.config
+
+    def for_size(self, image_size: tuple[int, int], *, pad: bool = True, norm: bool = False) -> object:
+        """The config for images of another size (the student's; where they are padded, that of the padded image).
+
+        Maps do not need the final norm; `norm` keeps it.
+        """
         if self.pad_to is not None and pad:
             image_size = (self.pad_to, self.pad_to)
-        return dataclasses.replace(self.config, image_size=tuple(image_size))
+        return dataclasses.replace(self.with_norm(norm), image_size=tuple(image_size))

@@ -16,8 +16,7 @@ from sak_jax.errors import UserError
 from sak_jax.nn.vit import ViT, ViTConfig
 from sak_jax.teachers.entry import IMAGENET, PACKAGED, Teacher
 from sak_jax.teachers.vits import PLAIN
-from sak_jax.weights import files, rules
-from sak_jax.weights.formats import own_rules
+from sak_jax.weights import files, states
 
 IMAGE_SIZE = (72, 96)
 STEM = ViTConfig(96, 8, 3, 8, (1, 3, 5, 7), IMAGE_SIZE)
@@ -69,7 +68,7 @@ def load(name: str, dtype=jnp.float32) -> ViT:
     """
     path = weights_path(name)
     vit = nnx.eval_shape(lambda: ViT(CONFIGS[name], dtype=dtype, rngs=nnx.Rngs(0)))
-    state = rules.load(vit, files.read_weights(path), own_rules(vit), name=str(path))
+    state = states.load(vit, files.read_weights(path), states.own(vit), name=str(path))
     nnx.update(vit, nnx.from_flat_state([(key, leaf.replace(jnp.asarray(leaf[...]))) for key, leaf in _flat(state)]))
     return vit
 
@@ -86,7 +85,7 @@ def write(path: epath.PathLike, vit: ViT, facts: dict) -> None:
       ValueError: a weight is not finite in float16; nothing is written.
     """
     with np.errstate(over="ignore"):  # said by the error below
-        arrays = {key: value.astype(np.float16) for key, value in rules.export(vit, own_rules(vit)).items()}
+        arrays = {key: value.astype(np.float16) for key, value in states.export(vit, states.own(vit)).items()}
     wrong = [key for key, value in arrays.items() if not np.isfinite(value).all()]
     if wrong:
         raise ValueError(f"not finite in float16: {', '.join(wrong)}")

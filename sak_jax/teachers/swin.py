@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from sak_jax.errors import UserError
 from sak_jax.nn import layers
+from sak_jax.nn.activations import exact_gelu
 from sak_jax.teachers.entry import IMAGENET, Family, Teacher
 from sak_jax.teachers.sam import from_windows, to_windows
 from sak_jax.weights import names_timm
@@ -28,6 +29,7 @@ class SwinConfig:
       image_size: (height, width); the smallest map must be at least a window.
       window: side of the windows.
       patch: of the first stage.
+      norm: whether the model has its final norm.
     """
 
     stem_width: int
@@ -36,6 +38,7 @@ class SwinConfig:
     image_size: tuple[int, int] = (224, 224)
     window: int = 7
     patch: int = 4
+    norm: bool = False
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -60,8 +63,8 @@ class WindowAttention(nnx.Module):
 
     def __init__(self, width: int, heads: int, window: int, *, dtype, rngs: nnx.Rngs):
         init = layers.truncated_normal
-        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, kernel_init=init, rngs=rngs)
-        self.output = nnx.Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.qkv = layers.Linear(width, 3 * width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.output = layers.Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
         self.bias = nnx.Param(init(rngs.params(), ((2 * window - 1) ** 2, heads)))
         self.heads = heads
         self.window = window
@@ -111,9 +114,9 @@ class SwinBlock(nnx.Module):
 
         def linear(name, features_in, features_out, rngs):
             init = layers.truncated_normal
-            return nnx.Linear(features_in, features_out, dtype=dtype, kernel_init=init, rngs=rngs)
+            return layers.Linear(features_in, features_out, dtype=dtype, kernel_init=init, rngs=rngs)
 
-        self.mlp = layers.Mlp(width, 4 * width, activation=layers.exact_gelu, linear=linear, rngs=rngs)
+        self.mlp = layers.Mlp(width, 4 * width, activation=exact_gelu, linear=linear, rngs=rngs)
         self.window = config.window
 
     def __call__(self, x: Float[Array, "b h w d"], *, shifted: bool) -> Float[Array, "b h w d"]:
@@ -134,7 +137,7 @@ class PatchMerging(nnx.Module):
     def __init__(self, width: int, *, dtype, rngs: nnx.Rngs):
         self.norm = nnx.LayerNorm(4 * width, epsilon=EPS, dtype=dtype, rngs=rngs)
         init = layers.truncated_normal
-        self.reduction = nnx.Linear(4 * width, 2 * width, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.reduction = layers.Linear(4 * width, 2 * width, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b y x e"]:
         """Odd sides are zero-padded."""
@@ -165,7 +168,7 @@ class SwinStage(nnx.Module):
 
 
 class Swin(nnx.Module):
-    """Swin transformer without its final norm and head; calling it gives the maps of its four stages.
+    """Swin transformer without its head; calling it gives the maps of its four stages.
 
     Raises:
       UserError: on creation, if the image is so small that the last map is smaller than a window.
@@ -180,19 +183,33 @@ class Swin(nnx.Module):
         self.stages = nnx.List(
             [SwinStage(stage, config, dtype=dtype, rngs=rngs) for stage in range(len(config.depths))]
         )
+        norm = lambda: nnx.LayerNorm(config.width, epsilon=EPS, dtype=dtype, rngs=rngs)  # noqa: E731
+        self.final_norm = norm() if config.norm else None
         self.dtype = dtype
 
-    def __call__(self, images: Float[Array, "b H W 3"]) -> tuple[Float[Array, "b _ _ _"], ...]:
-        """The maps after each stage, of 1/4, 1/8, 1/16 and 1/32 of the image's size."""
+    def __call__(self, images: Float[Array, "b H W 3"], *, norm: bool = False) -> tuple[Float[Array, "b _ _ _"], ...]:
+        """The maps after each stage, of 1/4, 1/8, 1/16 and 1/32 of the image's size.
+
+        Args:
+          images: of any size that leaves the last map a window.
+          norm: whether the last map goes through the final norm, which is as wide as that map alone.
+
+        Raises:
+          ValueError: the final norm is asked of a model that has none (`config.norm`).
+        """
+        if norm and self.final_norm is None:
+            raise ValueError("this Swin transformer has no final norm: make it with SwinConfig(norm=True)")
         x = self.norm(self.patch_embed(images.astype(self.dtype)))
         maps = []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        return tuple(maps)
+        return (*maps[:-1], self.final_norm(x)) if norm else tuple(maps)
 
 
-FAMILY = Family(lambda config, dtype, rngs: Swin(config, dtype=dtype, rngs=rngs), lambda state, config, new: state)
+FAMILY = Family(
+    lambda config, dtype, rngs: Swin(config, dtype=dtype, rngs=rngs), lambda state, config, new: state, "final_norm"
+)
 """Nothing in a Swin transformer depends on the image size."""
 
 SIZES = {
@@ -206,7 +223,7 @@ TEACHERS = [
     Teacher(
         name=f"swin_{size}",
         family=FAMILY,
-        config=SwinConfig(width, depths, heads),
+        config=SwinConfig(width, depths, heads, norm=True),
         source=f"timm/swin_{size}_patch4_window7_224.{weights}",
         licence="MIT",
         normalisation=IMAGENET,

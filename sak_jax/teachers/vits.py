@@ -25,24 +25,32 @@ def create(config: ViTConfig, dtype, rngs: nnx.Rngs) -> ViT:
 
 
 def fit(state: nnx.State, config: ViTConfig, new: ViTConfig) -> nnx.State:
-    """Position embeddings resized bicubically with antialias (timm's rule for loading weights at another size)."""
+    """Position embeddings resized bicubically: with antialias (timm's rule for loading weights at another size), or
+    where the config has an offset as DINOv2's own code does.
+    """
     if "position_embedding" not in state or config.grid == new.grid:
         return state
     variable = state["position_embedding"]
     positions = resize.resize_positions(
-        variable.get_value(), config.grid, new.grid, prefix=int(config.class_token), antialias=True
+        variable.get_value(),
+        config.grid,
+        new.grid,
+        prefix=int(config.class_token),
+        antialias=not new.position_offset,
+        offset=new.position_offset,
     )
     flat = dict(nnx.to_flat_state(state))
     return nnx.from_flat_state(flat | {("position_embedding",): variable.replace(np.asarray(positions))})
 
 
-PLAIN = Family(create, fit)
+PLAIN = Family(create, fit, norm="norm")
 
 
 def config(size: str, patch: int, image: int, **options) -> ViTConfig:
-    """The config of one of the usual sizes."""
+    """The config of one of the usual sizes, with the final norm."""
     sizes = SIZES[size]
-    return ViTConfig(**sizes, patch=patch, taps=TAPS[sizes["depth"]], image_size=(image, image), **options)
+    taps = TAPS[sizes["depth"]]
+    return ViTConfig(**sizes, patch=patch, taps=taps, image_size=(image, image), **{"norm": True} | options)
 
 
 def _augreg() -> list[Teacher]:
@@ -131,7 +139,7 @@ def _dinov3() -> list[Teacher]:
             family=PLAIN,
             config=ViTConfig(
                 width, depth, heads, 16, TAPS[depth], (256, 256), eps=1e-5, registers=4, layer_scale=True, rotary=100.0,
-                **options,
+                norm=True, **options,
             ),
             source=f"facebook/dinov3-{file}-pretrain-lvd1689m",
             licence="DINOv3 License",
@@ -165,6 +173,7 @@ def _siglip() -> list[Teacher]:
                 image_size=(image, image),
                 class_token=False,
                 activation="gelu_tanh",
+                norm=True,
             ),
             source=source,
             licence="Apache-2.0",
@@ -205,7 +214,7 @@ def fit_radio(state: nnx.State, config: ViTConfig, new: ViTConfig) -> nnx.State:
 
 
 def _radio() -> list[Teacher]:
-    options = {"class_token": False, "registers": 8, "patch_bias": False}
+    options = {"class_token": False, "registers": 8, "patch_bias": False, "norm": False}
     models = {
         "radio_base": ("base", {}, "nvidia/RADIO-B", "NVIDIA Source Code License-NC"),
         "radio_large": ("large", {}, "nvidia/RADIO-L", "NVIDIA Source Code License-NC"),
@@ -227,4 +236,30 @@ def _radio() -> list[Teacher]:
     ]
 
 
-TEACHERS = [*_augreg(), *_dinov2(), *_dinov3(), *_clip(), *_siglip(), *_theia(), *_radio()]
+def _mast3r() -> Teacher:
+    """The encoder of MASt3R: CroCo's transformer with rotary positions, without class token."""
+    return Teacher(
+        name="mast3r_large",
+        family=PLAIN,
+        config=config("large", 16, 512, class_token=False, rotary=100.0, rotary_counts=True),
+        source="naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric",
+        licence="CC BY-NC-SA 4.0",
+        normalisation=HALF,
+        formats=(names_authors.MAST3R,),
+    )
+
+
+def _multihmr() -> Teacher:
+    """The encoder of Multi-HMR: DINOv2's transformer without registers, fine-tuned at 672 x 672."""
+    return Teacher(
+        name="multihmr_large",
+        family=PLAIN,
+        config=config("large", 14, 518, layer_scale=True, position_offset=0.1),
+        source="https://download.europe.naverlabs.com/ComputerVision/MultiHMR/multiHMR_672_L.pt",
+        licence="CC BY-NC-SA 4.0",
+        normalisation=IMAGENET,
+        formats=(names_authors.MULTIHMR,),
+    )
+
+
+TEACHERS = [*_augreg(), *_dinov2(), *_dinov3(), *_clip(), *_siglip(), *_theia(), *_radio(), _mast3r(), _multihmr()]

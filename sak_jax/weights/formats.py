@@ -1,13 +1,14 @@
 """A foreign format: how to tell it, and its table of rules."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from flax import nnx
 
 from sak_jax.errors import UserError
 from sak_jax.weights import rules
+from sak_jax.weights.nesting import unchunked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Format:
       prefixes: what may stand before the keys that `keys`, `table` and `drop` name. `drop` sees keys without the
         prefix (another tower's, say) with a slash before them.
       table: model config -> rules.
-      drop: regular expressions of keys the features do not need (final norm, heads, text towers).
+      drop: regular expressions of keys the features do not need (heads, text towers).
+      norm: the rules of the final norm, which files may lack (`read`).
       labels: model config -> values of the rules' fields, where these are not 0, 1, ..
     """
 
@@ -28,8 +30,19 @@ class Format:
     keys: tuple[str, ...]
     table: Callable[[object], Sequence[rules.Rule]]
     drop: tuple[str, ...] = ()
+    norm: tuple[rules.Rule, ...] = ()
     labels: Callable[[object], rules.Labels] = lambda config: {}
     prefixes: tuple[str, ...] = ("",)
+
+    def for_config(self, config: object) -> tuple[list[rules.Rule], list[str]]:
+        """The whole table for a config, and what to drop: the final norm is in one or the other (`config.norm`)."""
+        if getattr(config, "norm", False):
+            return [*self.table(config), *self.norm], list(self.drop)
+        return list(self.table(config)), [*self.drop, *(re.escape(key) for rule in self.norm for key in rule.sources)]
+
+    def has_norm(self, weights: Mapping[str, np.ndarray]) -> bool:
+        """Whether weights of this naming hold the final norm, or a part of it."""
+        return any(key in weights for rule in self.norm for key in rule.sources)
 
 
 def identify(
@@ -37,9 +50,12 @@ def identify(
 ) -> tuple[Format, Mapping[str, np.ndarray]]:
     """The first of `formats` whose keys the weights have, and the weights without its prefix.
 
+    Blocks that were trained in chunks (`blocks.0.5.`) are numbered through.
+
     Raises:
-      UserError: none fits; says what was looked for.
+      UserError: none fits; says under which prefix one would, or what was looked for.
     """
+    weights = unchunked(weights)
     for candidate in formats:
         for prefix in candidate.prefixes:
             if all(prefix + key in weights for key in candidate.keys):
@@ -47,22 +63,20 @@ def identify(
                     key.removeprefix(prefix) if key.startswith(prefix) else f"/{key}": value
                     for key, value in weights.items()
                 }
+    found = list(dict.fromkeys(prefix for candidate in formats for prefix in _prefixes(weights, candidate)))
+    if found:
+        raise UserError(
+            f"{name}: the weights have the prefix {' or '.join(found)}; give --weights={found[0].removesuffix('.')} for"
+            " those under it"
+        )
     wanted = "; ".join(f"{candidate.name} has {' and '.join(candidate.keys)}" for candidate in formats)
     raise UserError(
         f"{name}: the names in it ({', '.join(list(weights)[:3])}, ..) are of no format known for this model: {wanted}"
     )
 
 
-def read(
-    model: nnx.Module, config: object, weights: Mapping[str, np.ndarray], formats: Sequence[Format], name: str
-) -> tuple[nnx.State, Format]:
-    """The model's state from weights in whichever of the formats they are; see `rules.load` for the errors."""
-    found, weights = identify(weights, formats, name)
-    table, labels = found.table(config), found.labels(config)
-    return rules.load(model, weights, table, drop=found.drop, labels=labels, name=name), found
-
-
-def own_rules(model: nnx.Module | nnx.State) -> list[rules.Rule]:
-    """The table of our own files: dotted paths, nothing transformed."""
-    paths = (".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model)))
-    return [rules.Rule(path, path, stack=()) for path in paths]
+def _prefixes(weights: Mapping[str, np.ndarray], candidate: Format) -> list[str]:
+    """What stands before all keys that tell a format, where it is none of the format's own prefixes."""
+    first = candidate.keys[0]
+    prefixes = (key.removesuffix(first) for key in weights if key.endswith(f".{first}"))
+    return [prefix for prefix in prefixes if all(prefix + key in weights for key in candidate.keys)]

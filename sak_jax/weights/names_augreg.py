@@ -1,75 +1,17 @@
-"""Stem initialisation from the augreg checkpoints: `.npz` files in the naming of Google's original JAX code."""
+"""The augreg checkpoints' names (Steiner et al., 2022): `.npz` files of Google's original JAX code."""
 
-import dataclasses
-from collections.abc import Mapping
-
-import jax
-import numpy as np
-from etils import epath
-from flax import nnx
-
-from sak_jax.errors import UserError
-from sak_jax.methods.sak.pytorch import place_like, resample_positions, square_grid
-from sak_jax.nn.vit import ViT, ViTConfig
-from sak_jax.weights import files, rules
 from sak_jax.weights.rules import Rule, Transform, join
 
 POSITIONS = "Transformer/posembed_input/pos_embedding"
-DROPPED = (r"Transformer/encoder_norm/(scale|bias)", r"(pre_logits|head)/(kernel|bias)")
-"""The final norm and the classifier, which the stem has not."""
+DROPPED = (r"(pre_logits|head)/(kernel|bias)",)
+"""The classifier."""
+
+NORM = (Rule("Transformer/encoder_norm/scale", "norm.scale"), Rule("Transformer/encoder_norm/bias", "norm.bias"))
+"""The final norm."""
 
 
-def load_augreg(stem: ViT, weights: Mapping[str, np.ndarray], *, name: str = "the stem's weights") -> None:
-    """Fill a stem in place from an augreg checkpoint (Steiner et al., 2022).
-
-    The position embedding is resampled to the stem's grid by the student's rule (bicubic, no antialias). Low-rank
-    updates of the stem are left as they are.
-
-    Args:
-      stem: a plain vision transformer, abstract or not.
-      weights: the arrays of the `.npz` file by name.
-      name: what the weights are called in errors.
-
-    Raises:
-      UserError: a key is missing or left over, or a shape differs.
-    """
-    positions = resample_positions(_position_embedding(weights, name), stem.config.grid, f"{name}: {POSITIONS}")
-    kept = [(path, leaf) for path, leaf in nnx.to_flat_state(nnx.state(stem)) if not str(path[-1]).startswith("lora_")]
-    state = nnx.from_flat_state(kept)
-    table = augreg_rules(stem.config)
-    loaded = rules.load(state, {**weights, POSITIONS: positions}, table, drop=DROPPED, name=name)
-    nnx.update(stem, jax.tree.map(place_like, loaded, state))
-
-
-def read_stem(path: epath.PathLike, config: ViTConfig) -> tuple[dict[tuple, np.ndarray], tuple[int, int]]:
-    """The stem in an augreg `.npz` file, with the positions it was trained with.
-
-    Args:
-      path: the file.
-      config: of the stem to fill; its image size and low-rank updates do not matter.
-
-    Returns:
-      Arrays by their path in `ViT`, and the grid of the position embedding.
-
-    Raises:
-      UserError: the file can't be read, or is not this stem's.
-    """
-    weights = files.read_weights(path)
-    grid = square_grid(_position_embedding(weights, str(path)), f"{path}: {POSITIONS}")
-    config = dataclasses.replace(config, lora=None, image_size=(grid[0] * config.patch, grid[1] * config.patch))
-    stem = nnx.eval_shape(lambda: ViT(config, rngs=nnx.Rngs(0)))
-    load_augreg(stem, weights, name=str(path))
-    return {path: np.asarray(leaf.get_value()) for path, leaf in nnx.to_flat_state(nnx.state(stem))}, grid
-
-
-def _position_embedding(weights: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    if POSITIONS not in weights:
-        raise UserError(f"{name}: key {POSITIONS} is missing; give an augreg .npz file of a plain vision transformer")
-    return np.asarray(weights[POSITIONS])
-
-
-def augreg_rules(config: ViTConfig) -> list[Rule]:
-    """A vision transformer's names in the original JAX code; attention kernels there have an axis for the heads."""
+def augreg_rules(config) -> list[Rule]:
+    """A vision transformer's names; attention kernels there have an axis for the heads. `config`: a `ViTConfig`."""
     heads, patch = config.heads, config.patch
     split_out = Transform(lambda x: x.reshape(x.shape[0], -1), lambda x: (x.reshape(x.shape[0], heads, -1),))
     split_bias = Transform(lambda x: x.reshape(-1), lambda x: (x.reshape(heads, -1),))

@@ -1,14 +1,14 @@
-"""Weights in their authors' own naming: augreg's `.npz`, OpenCLIP, DINOv2 and DINOv3."""
+"""Weights in their authors' own naming: augreg's `.npz`, OpenCLIP, DINOv2 and DINOv3, MASt3R and
+Multi-HMR."""
 
 import numpy as np
 
-from sak_jax.nn.vit import ViTConfig
 from sak_jax.weights import names_augreg, names_timm
 from sak_jax.weights.formats import Format
 from sak_jax.weights.rules import IDENTITY, LINEAR, PATCHES, Rule, Transform, join, lead
 
 
-def open_clip_rules(config: ViTConfig) -> list[Rule]:
+def open_clip_rules(config) -> list[Rule]:
     """The image tower of OpenAI's CLIP and OpenCLIP."""
     block, ours = "transformer.resblocks.{i}", "blocks"
     return [
@@ -30,7 +30,7 @@ def open_clip_rules(config: ViTConfig) -> list[Rule]:
     ]
 
 
-def dinov2_rules(config: ViTConfig) -> list[Rule]:
+def dinov2_rules(config) -> list[Rule]:
     """Meta's DINOv2: timm's names but for registers (whose position embedding covers the class token) and SwiGLU."""
     own = ("registers", "position_embedding", "blocks.mlp.down.kernel", "blocks.mlp.down.bias")
     down = "w3" if config.mlp == "swiglu" else "fc2"
@@ -56,7 +56,7 @@ MASKED_BIAS = Transform(
 """DINOv3 masks the keys' part of the joint bias."""
 
 
-def dinov3_rules(config: ViTConfig) -> list[Rule]:
+def dinov3_rules(config) -> list[Rule]:
     """Meta's DINOv3."""
     gate_up = "blocks.{i}.mlp.w1", "blocks.{i}.mlp.w2"
     down = "w3" if config.mlp == "swiglu" else "fc2"
@@ -77,24 +77,68 @@ def dinov3_rules(config: ViTConfig) -> list[Rule]:
     ]
 
 
+def croco_rules(config) -> list[Rule]:
+    """CroCo's encoder, as MASt3R has it."""
+    theirs = "enc_blocks.{i}.attn.qkv"
+    own = ("blocks.attention.qkv.kernel", "blocks.attention.qkv.bias")
+    return [
+        *names_timm.PATCH_RULES,
+        *(rule for rule in names_timm.block_rules("enc_blocks.{i}") if rule.target not in own),
+        Rule(f"{theirs}.weight", "blocks.attention.qkv.kernel", _rotation_order(config.heads, LINEAR)),
+        Rule(f"{theirs}.bias", "blocks.attention.qkv.bias", _rotation_order(config.heads, IDENTITY)),
+    ]
+
+
+def _rotation_order(heads: int, transform: Transform) -> Transform:
+    """Channels of queries and keys in the order of DINOv3's rotation.
+
+    CroCo keeps the channels that turn with rows before those that turn with columns, each in two halves that are
+    turned against each other; DINOv3 keeps the halves apart, each with rows before columns.
+    """
+
+    def swap(x: np.ndarray) -> np.ndarray:
+        parts = x.reshape(3, heads, 2, 2, -1, *x.shape[1:])
+        return np.concatenate([parts[:2].swapaxes(2, 3), parts[2:]]).reshape(x.shape)
+
+    return Transform(lambda x: transform.load(swap(x)), lambda x: tuple(swap(part) for part in transform.save(x)))
+
+
 AUGREG = Format(
-    "augreg .npz", (names_augreg.POSITIONS, "embedding/kernel"), names_augreg.augreg_rules, names_augreg.DROPPED
+    "augreg .npz",
+    (names_augreg.POSITIONS, "embedding/kernel"),
+    names_augreg.augreg_rules,
+    names_augreg.DROPPED,
+    names_augreg.NORM,
 )
 OPEN_CLIP = Format(
     "OpenCLIP",
     ("class_embedding", "conv1.weight", "ln_pre.weight"),
     open_clip_rules,
     (
-        r"ln_post\..*|proj",
+        "proj",
         r"/(transformer|token_embedding|ln_final)\..*",
         "/(positional_embedding|text_projection|logit_scale|logit_bias|attn_mask)",
+        "/(input_resolution|context_length|vocab_size)",
     ),
+    norm=names_timm.norm_rules("ln_post", "norm"),
     prefixes=("visual.", "module.visual.", ""),
 )
-DINOV2 = Format("DINOv2", ("mask_token", "blocks.0.attn.qkv.bias"), dinov2_rules, (r"norm\..*", "mask_token"))
+DINOV2 = Format("DINOv2", ("mask_token", "blocks.0.attn.qkv.bias"), dinov2_rules, ("mask_token",), names_timm.NORM)
 DINOV3 = Format(
     "DINOv3",
     ("storage_tokens", "blocks.0.attn.qkv.weight"),
     dinov3_rules,
-    (r"(norm|cls_norm|local_cls_norm|rope_embed)\..*", "mask_token"),
+    (r"(cls_norm|local_cls_norm|rope_embed)\..*", "mask_token"),
+    names_timm.NORM,
 )
+MAST3R = Format(
+    "MASt3R",
+    ("patch_embed.proj.weight", "enc_blocks.0.attn.qkv.weight"),
+    croco_rules,
+    (r"(decoder_embed|dec_blocks2?|dec_norm|downstream_head[12])\..*", "mask_token"),
+    names_timm.norm_rules("enc_norm", "norm"),
+)
+MULTIHMR = Format(
+    "Multi-HMR", ("cls_token", "blocks.0.ls1.gamma"), dinov2_rules, ("mask_token", "/.*"), names_timm.NORM,
+    prefixes=("backbone.encoder.",),
+)  # fmt: skip

@@ -1,8 +1,7 @@
 """Weights in Hugging Face transformers' naming (as the files on its hub have it), and RADIO's."""
 
-from sak_jax.nn.vit import ViTConfig
 from sak_jax.weights.formats import Format
-from sak_jax.weights.names_timm import QUERY_AND_VALUE_BIAS, block_rules
+from sak_jax.weights.names_timm import NORM, QUERY_AND_VALUE_BIAS, block_rules, norm_rules
 from sak_jax.weights.rules import IDENTITY, LINEAR, PATCHES, Rule, Transform, join, lead
 
 FLAT_PATCHES = Transform(
@@ -25,10 +24,6 @@ def _linear(theirs: str, ours: str) -> list[Rule]:
     return [Rule(f"{theirs}.weight", f"{ours}.kernel", LINEAR), Rule(f"{theirs}.bias", f"{ours}.bias")]
 
 
-def _norm(theirs: str, ours: str) -> list[Rule]:
-    return [Rule(f"{theirs}.weight", f"{ours}.scale"), Rule(f"{theirs}.bias", f"{ours}.bias")]
-
-
 def _patches(theirs: str) -> list[Rule]:
     return [
         Rule(f"{theirs}.weight", "patch_embed.projection.kernel", PATCHES),
@@ -40,7 +35,7 @@ def _inner(layer: str) -> tuple[str, str, str]:
     return tuple(f"{layer}.attention.attention.{part}" for part in ("query", "key", "value"))
 
 
-def dinov2_rules(config: ViTConfig) -> list[Rule]:
+def dinov2_rules(config) -> list[Rule]:
     """`Dinov2Model` and `Dinov2WithRegistersModel`."""
     layer = "encoder.layer.{i}"
     return [
@@ -48,8 +43,8 @@ def dinov2_rules(config: ViTConfig) -> list[Rule]:
         Rule("embeddings.register_tokens", "registers"),
         Rule("embeddings.position_embeddings", "position_embedding"),
         *_patches("embeddings.patch_embeddings.projection"),
-        *_norm(f"{layer}.norm1", "blocks.norm1"),
-        *_norm(f"{layer}.norm2", "blocks.norm2"),
+        *norm_rules(f"{layer}.norm1", "blocks.norm1"),
+        *norm_rules(f"{layer}.norm2", "blocks.norm2"),
         *_attention(_inner(layer), f"{layer}.attention.output.dense"),
         Rule(f"{layer}.layer_scale1.lambda1", "blocks.scale1.scale"),
         Rule(f"{layer}.layer_scale2.lambda1", "blocks.scale2.scale"),
@@ -59,7 +54,7 @@ def dinov2_rules(config: ViTConfig) -> list[Rule]:
     ]
 
 
-def dinov3_rules(config: ViTConfig) -> list[Rule]:
+def dinov3_rules(config) -> list[Rule]:
     """`DINOv3ViTModel`."""
     layer = "layer.{i}"
     gate_up = f"{layer}.mlp.gate_proj", f"{layer}.mlp.up_proj"
@@ -68,8 +63,8 @@ def dinov3_rules(config: ViTConfig) -> list[Rule]:
         Rule("embeddings.cls_token", "class_token"),
         Rule("embeddings.register_tokens", "registers"),
         *_patches("embeddings.patch_embeddings"),
-        *_norm(f"{layer}.norm1", "blocks.norm1"),
-        *_norm(f"{layer}.norm2", "blocks.norm2"),
+        *norm_rules(f"{layer}.norm1", "blocks.norm1"),
+        *norm_rules(f"{layer}.norm2", "blocks.norm2"),
         Rule(tuple(f"{name}.weight" for name in maps), "blocks.attention.qkv.kernel", join(LINEAR, 3)),
         Rule((f"{maps[0]}.bias", f"{maps[2]}.bias"), "blocks.attention.qkv.bias", QUERY_AND_VALUE_BIAS),
         *_linear(f"{layer}.attention.o_proj", "blocks.attention.output"),
@@ -82,21 +77,21 @@ def dinov3_rules(config: ViTConfig) -> list[Rule]:
     ]
 
 
-def siglip_rules(config: ViTConfig) -> list[Rule]:
+def siglip_rules(config) -> list[Rule]:
     """`SiglipVisionModel` (SigLIP, and SigLIP 2 at fixed size)."""
     layer = "encoder.layers.{i}"
     return [
         Rule("embeddings.position_embedding.weight", "position_embedding", lead(1)),
         *_patches("embeddings.patch_embedding"),
-        *_norm(f"{layer}.layer_norm1", "blocks.norm1"),
-        *_norm(f"{layer}.layer_norm2", "blocks.norm2"),
+        *norm_rules(f"{layer}.layer_norm1", "blocks.norm1"),
+        *norm_rules(f"{layer}.layer_norm2", "blocks.norm2"),
         *_attention(tuple(f"{layer}.self_attn.{part}_proj" for part in "qkv"), f"{layer}.self_attn.out_proj"),
         *_linear(f"{layer}.mlp.fc1", "blocks.mlp.up"),
         *_linear(f"{layer}.mlp.fc2", "blocks.mlp.down"),
     ]
 
 
-def clip_rules(config: ViTConfig) -> list[Rule]:
+def clip_rules(config) -> list[Rule]:
     """`CLIPVisionModel`."""
     patches = Rule("embeddings.patch_embedding.weight", "patch_embed.projection.kernel", PATCHES)
     changed = ("position_embedding", "patch_embed.projection.kernel", "patch_embed.projection.bias")
@@ -105,26 +100,26 @@ def clip_rules(config: ViTConfig) -> list[Rule]:
         patches,
         Rule("embeddings.class_embedding", "class_token", lead(2)),
         Rule("embeddings.position_embedding.weight", "position_embedding", lead(1)),
-        *_norm("pre_layrnorm", "norm_before"),
+        *norm_rules("pre_layrnorm", "norm_before"),
     ]
 
 
-def vit_rules(config: ViTConfig) -> list[Rule]:
+def vit_rules(config) -> list[Rule]:
     """`ViTModel` (Theia's backbone)."""
     layer = "encoder.layer.{i}"
     return [
         Rule("embeddings.cls_token", "class_token"),
         Rule("embeddings.position_embeddings", "position_embedding"),
         *_patches("embeddings.patch_embeddings.projection"),
-        *_norm(f"{layer}.layernorm_before", "blocks.norm1"),
-        *_norm(f"{layer}.layernorm_after", "blocks.norm2"),
+        *norm_rules(f"{layer}.layernorm_before", "blocks.norm1"),
+        *norm_rules(f"{layer}.layernorm_after", "blocks.norm2"),
         *_attention(_inner(layer), f"{layer}.attention.output.dense"),
         *_linear(f"{layer}.intermediate.dense", "blocks.mlp.up"),
         *_linear(f"{layer}.output.dense", "blocks.mlp.down"),
     ]
 
 
-def radio_rules(config: ViTConfig, scale: str) -> list[Rule]:
+def radio_rules(config, scale: str) -> list[Rule]:
     """RADIO's backbone; `scale`: what layer scale is called there. All its prefix tokens are registers to us."""
     return [
         Rule("patch_generator.embedder.weight", "patch_embed.projection.kernel", FLAT_PATCHES),
@@ -139,29 +134,30 @@ def radio_rules(config: ViTConfig, scale: str) -> list[Rule]:
 
 DINOV2 = Format(
     "Hugging Face", ("embeddings.mask_token", "encoder.layer.0.attention.attention.query.weight"), dinov2_rules,
-    (r"embeddings\.mask_token", r"layernorm\..*", r"/classifier\..*"),
+    (r"embeddings\.mask_token", r"/classifier\..*"), norm_rules("layernorm", "norm"),
     prefixes=("", "dinov2.", "dinov2_with_registers."),
 )  # fmt: skip
 DINOV3 = Format(
     "Hugging Face", ("embeddings.mask_token", "layer.0.attention.q_proj.weight"), dinov3_rules,
-    (r"embeddings\.mask_token", r"norm\..*"),
+    (r"embeddings\.mask_token", r"rope_embeddings\..*"), NORM,
 )  # fmt: skip
 SIGLIP = Format(
     "Hugging Face", ("embeddings.position_embedding.weight", "encoder.layers.0.self_attn.q_proj.weight"), siglip_rules,
-    (r"(post_layernorm|head)\..*", r"embeddings\.position_ids", r"/text_model\..*", "/(logit_scale|logit_bias)"),
+    (r"head\..*", r"embeddings\.position_ids", r"/text_model\..*", "/(logit_scale|logit_bias)"),
+    norm_rules("post_layernorm", "norm"),
     prefixes=("", "vision_model."),
 )  # fmt: skip
 CLIP = Format(
     "Hugging Face", ("embeddings.class_embedding", "encoder.layers.0.self_attn.q_proj.weight"), clip_rules,
     (
-        r"post_layernorm\..*", r"embeddings\.position_ids",
-        r"/(text_model|text_projection|visual_projection)\..*", "/logit_scale",
+        r"embeddings\.position_ids", r"/(text_model|text_projection|visual_projection)\..*", "/logit_scale",
     ),
+    norm_rules("post_layernorm", "norm"),
     prefixes=("", "vision_model."),
 )  # fmt: skip
 THEIA = Format(
     "Hugging Face", ("embeddings.cls_token", "encoder.layer.0.attention.attention.query.weight"), vit_rules,
-    (r"layernorm\..*", r"pooler\..*", r"/translator\..*"), prefixes=("", "backbone.model."),
+    (r"pooler\..*", r"/translator\..*"), norm_rules("layernorm", "norm"), prefixes=("", "backbone.model."),
 )  # fmt: skip
 RADIO = [
     Format(

@@ -4,17 +4,26 @@ import dataclasses
 
 import numpy as np
 
-from sak_jax.nn.vit import ViTConfig
 from sak_jax.weights.formats import Format
 from sak_jax.weights.rules import IDENTITY, LINEAR, PATCHES, Rule, Transform, join
 
-HEADS = (r"(norm|fc_norm|head|head_dist|head_drop|attn_pool|pre_logits)\..*",)
-"""What follows the last block in timm's vision transformers."""
+HEADS = (r"(fc_norm|head|head_dist|head_drop|attn_pool|pre_logits)\..*", "mask_token", r"rope\..*")
+"""What timm's vision transformers may have besides: what follows the final norm, what only pretraining uses, and
+buffers that are computed."""
 
 WITHOUT_CLASS_POSITION = Transform(
     lambda x: np.concatenate([np.zeros_like(x[:, :1]), x], axis=1), lambda x: (x[:, 1:],)
 )
 """Position embeddings of patches only, where ours cover the class token: it gets zeros."""
+
+
+def norm_rules(theirs: str, ours: str) -> tuple[Rule, Rule]:
+    """A layer norm in PyTorch's names."""
+    return Rule(f"{theirs}.weight", f"{ours}.scale"), Rule(f"{theirs}.bias", f"{ours}.bias")
+
+
+NORM = norm_rules("norm", "norm")
+"""The final norm, as most call it."""
 
 QUERY_AND_VALUE_BIAS = Transform(
     lambda query, value: np.concatenate([query, np.zeros_like(query), value]),
@@ -49,7 +58,7 @@ PATCH_RULES = [
 ]
 
 
-def vit_rules(config: ViTConfig) -> list[Rule]:
+def vit_rules(config) -> list[Rule]:
     """timm's `VisionTransformer`."""
     positions = WITHOUT_CLASS_POSITION if config.class_token and config.registers else IDENTITY
     return [
@@ -68,7 +77,7 @@ def vit_rules(config: ViTConfig) -> list[Rule]:
     ]
 
 
-def dinov3_rules(config: ViTConfig, *, biases: bool) -> list[Rule]:
+def dinov3_rules(config, *, biases: bool) -> list[Rule]:
     """timm's `Eva` as DINOv3; `biases`: the `_qkvb` models, which keep the biases of queries and values."""
     bias = Rule(("blocks.{i}.attn.q_bias", "blocks.{i}.attn.v_bias"), "blocks.attention.qkv.bias", QUERY_AND_VALUE_BIAS)
     if not biases:
@@ -87,11 +96,13 @@ def dinov3_rules(config: ViTConfig, *, biases: bool) -> list[Rule]:
     ]
 
 
-VIT = Format("timm", ("patch_embed.proj.weight", "blocks.0.attn.qkv.bias"), vit_rules, HEADS)
+VIT = Format("timm", ("patch_embed.proj.weight", "blocks.0.attn.qkv.bias"), vit_rules, HEADS, NORM)
 DINOV3_WITH_BIASES = Format(
-    "timm (qkvb)", ("reg_token", "blocks.0.attn.q_bias"), lambda config: dinov3_rules(config, biases=True), HEADS
+    "timm (qkvb)", ("reg_token", "blocks.0.attn.q_bias"), lambda config: dinov3_rules(config, biases=True), HEADS, NORM
 )
-DINOV3 = Format("timm", ("reg_token", "blocks.0.gamma_1"), lambda config: dinov3_rules(config, biases=False), HEADS)
+DINOV3 = Format(
+    "timm", ("reg_token", "blocks.0.gamma_1"), lambda config: dinov3_rules(config, biases=False), HEADS, NORM
+)
 
 
 def sam_rules() -> list[Rule]:
@@ -133,21 +144,23 @@ def _sam_labels(config) -> dict:
     return {"w": config.windowed, "g": config.taps}
 
 
-SAM = Format("timm", ("pos_embed", "blocks.0.attn.rel_pos_h"), lambda c: sam_rules(), (r"neck\..*",), _sam_labels)
+SAM = Format(
+    "timm", ("pos_embed", "blocks.0.attn.rel_pos_h"), lambda c: sam_rules(), (r"neck\..*",), labels=_sam_labels
+)
 SAM_TRANSFORMERS = Format(
     "Hugging Face",
     ("pos_embed", "layers.0.attn.rel_pos_h"),
     _sam_transformers_rules,
     (r"neck\..*", r"/(prompt_encoder|mask_decoder|shared_image_embedding)\..*"),
-    _sam_labels,
-    ("vision_encoder.", ""),
+    labels=_sam_labels,
+    prefixes=("vision_encoder.", ""),
 )
 SAM_ORIGINAL = Format(
     "Segment Anything",
     ("image_encoder.pos_embed", "image_encoder.blocks.0.attn.rel_pos_h"),
     _sam_original_rules,
     (r"image_encoder\.neck\..*", r"(prompt_encoder|mask_decoder)\..*"),
-    _sam_labels,
+    labels=_sam_labels,
 )
 
 
@@ -178,10 +191,12 @@ SWIN = Format(
     ("layers.3.downsample.norm.weight",),
     lambda config: swin_rules(config, merge_before=True),
     (*HEADS, _SWIN_BUFFERS),
+    norm_rules("norm", "final_norm"),
 )
 SWIN_ORIGINAL = Format(
     "Microsoft",
     ("layers.0.downsample.norm.weight",),
     lambda config: swin_rules(config, merge_before=False),
     (*HEADS, _SWIN_BUFFERS),
+    norm_rules("norm", "final_norm"),
 )

@@ -1,5 +1,7 @@
 """One engine for all weight conversions: a table of rules, read in both directions, with both sides checked.
 
+NumPy alone: our side is `{path: array}` with paths as tuples (`states` makes NNX states of them).
+
 A table is a list of `Rule(source, target, transform)`. `source` names keys of the foreign file and `target` the dotted
 path of an array in our model, both as templates:
 
@@ -23,9 +25,9 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from flax import nnx
 
 from sak_jax.errors import UserError
 
@@ -118,19 +120,31 @@ class _Place:
 Labels = Mapping[str, Sequence[object]]
 
 
+@runtime_checkable
+class Shaped(Protocol):
+    """An array, or what describes one."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+Target = Mapping[tuple, Shaped]
+"""Our side: path -> shape and dtype."""
+
+
 def load(
-    model: nnx.Module | nnx.State,
+    target: Target,
     source: Mapping[str, np.ndarray],
     rules: Sequence[Rule],
     *,
     drop: Sequence[str] = (),
     labels: Labels | None = None,
     name: str = "the weights",
-) -> nnx.State:
-    """The model's state filled from a foreign weight dict; numpy only.
+) -> dict[tuple, np.ndarray]:
+    """Our arrays from a foreign weight dict.
 
     Args:
-      model: our model or its state, abstract (`nnx.eval_shape`) or not; only shapes and dtypes are read.
+      target: path -> shape and dtype of each of our arrays.
       source: foreign key -> array.
       rules: the table.
       drop: regular expressions (full match) of foreign keys to leave out on purpose.
@@ -138,57 +152,50 @@ def load(
       name: what the weights are called in errors.
 
     Returns:
-      A state like `nnx.state(model)` with numpy arrays; apply it with `nnx.update(model, state)`.
+      Path -> array, for each of the target's paths; where nothing is stacked or changed, the source's own array.
 
     Raises:
       UserError: a key is missing, left over, or of another shape or kind than the model's.
       ValueError: the table itself is at fault: two rules for one key or array, or an array without a rule.
     """
-    flat = _flat(model)
-    arrays = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in flat.items()}
-    places = list(_places(flat, rules, labels or {}))
-    wanted = _wanted(flat, places)
+    places = list(_places(target, rules, labels or {}))
+    wanted = _wanted(target, places)
     _check_keys(source, wanted, rules, drop, labels or {}, name)
     for key, (place, shape) in wanted.items():
-        _check_array(key, source[key], shape, arrays[place.path].dtype, name)
+        _check_array(key, source[key], shape, np.dtype(target[place.path].dtype), name)
+    arrays = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in target.items() if 0 in leaf.shape}
     for place in places:
+        shape, dtype = target[place.path].shape, target[place.path].dtype
         array = place.transform.load(*(np.asarray(source[key]) for key in place.keys))
-        if array.shape != arrays[place.path][place.index].shape:
+        if array.shape != tuple(shape[len(place.index) :]):
             raise ValueError(f"the transform for {place.keys} gives shape {array.shape}")
+        if not place.index:
+            arrays[place.path] = array.astype(dtype, copy=False)
+            continue
+        if place.path not in arrays:
+            arrays[place.path] = np.empty(shape, dtype)
         arrays[place.path][place.index] = array
-    state = model if isinstance(model, nnx.State) else nnx.state(model)
-    filled = {path: leaf.replace(arrays[path]) for path, leaf in nnx.to_flat_state(state)}
-    return nnx.from_flat_state(filled)
+    return {path: arrays[path] for path in target}
 
 
-def wanted_shapes(
-    model: nnx.Module | nnx.State, rules: Sequence[Rule], *, labels: Labels | None = None
-) -> dict[str, tuple[int, ...]]:
+def wanted_shapes(target: Target, rules: Sequence[Rule], *, labels: Labels | None = None) -> dict[str, tuple[int, ...]]:
     """The foreign keys that `load` wants, with their shapes; nothing of the model's size is allocated."""
-    flat = _flat(model)
-    return {key: shape for key, (_, shape) in _wanted(flat, _places(flat, rules, labels or {})).items()}
+    return {key: shape for key, (_, shape) in _wanted(target, _places(target, rules, labels or {})).items()}
 
 
-def export(model: nnx.Module | nnx.State, rules: Sequence[Rule], *, labels: Labels | None = None) -> dict:
-    """The foreign weight dict of a model: the exact inverse of `load`, bit for bit; numpy arrays, contiguous.
+def export(arrays: Mapping[tuple, np.ndarray], rules: Sequence[Rule], *, labels: Labels | None = None) -> dict:
+    """The foreign weight dict of our arrays: the exact inverse of `load`, bit for bit; contiguous.
 
     Raises:
       ValueError: the table is at fault (see `load`).
     """
-    flat = {path: np.asarray(leaf) for path, leaf in _flat(model).items()}
     result = {}
-    for place in _places(flat, rules, labels or {}):
-        parts = place.transform.save(flat[place.path][place.index])
+    for place in _places(arrays, rules, labels or {}):
+        parts = place.transform.save(arrays[place.path][place.index])
         result |= {key: np.asarray(part, order="C") for key, part in zip(place.keys, parts, strict=True)}
     for key, value in _constants(rules, labels or {}):
         result[key] = value
     return result
-
-
-def _flat(model: nnx.Module | nnx.State) -> dict[tuple, object]:
-    """Path -> array (or its shape) of every variable."""
-    state = model if isinstance(model, nnx.State) else nnx.state(model)
-    return {path: leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
 
 
 def _fields(template: str) -> list[str]:
@@ -201,7 +208,7 @@ def _pattern(template: str) -> re.Pattern:
     return re.compile("".join(f"(?P<{p}>[^.]+)" if n % 2 else re.escape(p) for n, p in enumerate(parts)))
 
 
-def _places(flat: Mapping[tuple, object], rules: Sequence[Rule], labels: Labels) -> Iterator[_Place]:
+def _places(flat: Target, rules: Sequence[Rule], labels: Labels) -> Iterator[_Place]:
     """Every slice of every array with the foreign keys it comes from; checks that rules and arrays pair off."""
     seen = {}
     patterns = [(rule, _pattern(rule.target)) for rule in rules if rule.target is not None]
@@ -235,7 +242,7 @@ def _constants(rules: Sequence[Rule], labels: Labels) -> Iterator[tuple[str, np.
                     yield template.format(**dict(zip(fields, values, strict=True))), rule.value
 
 
-def _wanted(flat: Mapping[tuple, object], places: Iterable[_Place]) -> dict[str, tuple[_Place, tuple[int, ...]]]:
+def _wanted(flat: Target, places: Iterable[_Place]) -> dict[str, tuple[_Place, tuple[int, ...]]]:
     """Foreign key -> where it belongs, and its shape: that of what `save` makes of an array of zeros."""
     wanted = {}
     for place in places:
@@ -277,6 +284,11 @@ def _check_array(key: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.
     if tuple(array.shape) != tuple(shape):
         raise UserError(
             f"{name}: {key} has shape {tuple(array.shape)}, not {tuple(shape)}; give a file of this very model"
+        )
+    if np.issubdtype(dtype, np.floating) and not np.issubdtype(array.dtype, np.floating):
+        raise UserError(
+            f"{name}: {key} is {array.dtype}, of a quantised model perhaps; give weights in float32, float16 or"
+            " bfloat16"
         )
     if not np.can_cast(array.dtype, dtype, "safe"):
         raise UserError(f"{name}: {key} is {array.dtype}, the model wants {np.dtype(dtype)}; save it in that precision")

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from sak_jax.engine import loop as train
-from sak_jax.engine import mesh as sharding
+from sak_jax import recipe
+from sak_jax.engine import mesh as meshes
+from sak_jax.engine import state as states
 from sak_jax.errors import UserError
+from sak_jax.methods.sak import method
 from tests import runs
-from tests.recipes import tiny
 
 # Adam turns a gradient's rounding error into a step of up to the learning rate, which is therefore small.
 RATES = ("--config.distill.lr=1e-5", "--config.multitask.lr=1e-5")
@@ -67,36 +68,38 @@ def test_eight_devices_compute_what_one_does(one, tmp_path, options):
 )
 def test_large_arrays_are_sharded_along_their_longest_axis(shape, spec):
     mesh = AbstractMesh((2, 4), ("data", "fsdp"))
-    placed = sharding.state_sharding(jax.ShapeDtypeStruct(shape, jnp.float32), mesh)
+    placed = meshes.shardings(jax.ShapeDtypeStruct(shape, jnp.float32), mesh)
     assert placed.spec == PartitionSpec(*spec)
 
 
 def test_a_mesh_that_does_not_fit_the_devices_is_refused():
     with pytest.raises(UserError, match="mesh"):
-        sharding.make_mesh(3, 2)
+        meshes.make_mesh(3, 2)
 
 
 def take_two_steps():
     """Run with four devices, below: the state stays where it was put, so that the step is compiled once."""
-    config = tiny.get_config()
+    config = recipe.load(runs.TINY)
     config.model.width = 64
     config.mesh.fsdp = 4
-    stage, mesh = train.STAGES[1], sharding.make_mesh(-1, 4)
-    objective, committee, state = train.prepare(config, stage, mesh)
-    step = train.jitted(stage, objective, state, mesh)
-    where = jax.tree.map(lambda x: x.sharding, state)
+    stage, mesh = method.stages(config)[1], meshes.make_mesh(-1, 4)
+    plan = states.plan(stage, mesh)
+    committee, state = stage.frozen.load(states.places(plan.frozen)), states.fresh(plan, 0)
+    step = plan.jitted()
+    where = states.places(state)
+    assert where == states.places(plan.state)
     assert any("fsdp" in placed.spec for placed in jax.tree.leaves(where.params))
     assert any("fsdp" in placed.spec for placed in jax.tree.leaves(where.opt_state))
-    batches = train.training_batches(config, stage)
+    batches = stage.batches()
     for _ in range(2):
-        state, _ = step(state, committee, sharding.put_batch(next(batches), mesh))
-        assert jax.tree.map(lambda x: x.sharding, state) == where
+        state, _ = step(state, committee, meshes.put_batch(next(batches), mesh))
+        assert states.places(state) == where
     batches.close()
     assert step._cache_size() == 1
 
 
 def test_a_sharded_state_stays_where_it_is():
-    command = [sys.executable, "-c", "from tests import test_sharding; test_sharding.take_two_steps()"]
+    command = [sys.executable, "-c", "from tests.engine import test_mesh; test_mesh.take_two_steps()"]
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     done = subprocess.run(command, cwd=runs.ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

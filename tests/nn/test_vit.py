@@ -21,6 +21,7 @@ CONFIGS = {
         PLAIN, norm_before=True, activation="quick_gelu", patch_bias=False, eps=1e-5
     ),
     "no class token, tanh": dataclasses.replace(PLAIN, class_token=False, activation="gelu_tanh", mlp_hidden=50),
+    "final norm": dataclasses.replace(PLAIN, registers=2, norm=True, eps=1e-5),
 }
 ACTIVATIONS = {
     "gelu": functional.gelu,
@@ -36,8 +37,8 @@ def make(config):
 run = jax.jit(lambda model, images: model(images))
 
 
-def restated(model, config, images):
-    """The transformer in PyTorch, on the same arrays: patch maps after every block."""
+def restated(model, config, images, *, whole=False):
+    """The transformer in PyTorch, on the same arrays: patch maps after every block, or `whole` tokens, normed."""
     get = lambda leaf: torch.tensor(np.asarray(leaf[...]))  # noqa: E731
 
     def linear(layer, x):
@@ -71,7 +72,7 @@ def restated(model, config, images):
             y = ACTIVATIONS[config.activation](linear(block.mlp.up, y))
         y = linear(block.mlp.down, y)
         x = x + (get(block.scale2.scale) * y if config.layer_scale else y)
-        maps.append(x[:, config.prefix :].reshape(batch, h, w, -1))
+        maps.append(norm(model.norm, x) if whole else x[:, config.prefix :].reshape(batch, h, w, -1))
     return maps
 
 
@@ -85,6 +86,45 @@ def test_maps_at_the_taps_equal_a_plain_restatement(name):
     assert [m.shape for m in maps] == [(2, 3, 5, 24)] * 3
     for tap, ours in zip(config.taps, maps, strict=True):
         np.testing.assert_allclose(ours, expected[tap], atol=1e-5 * float(expected[tap].std()) + 1e-5)
+
+
+def test_tokens_through_the_final_norm_equal_a_plain_restatement():
+    config = CONFIGS["final norm"]
+    model = make(config)
+    images = np.random.default_rng(1).standard_normal((2, *config.image_size, 3), np.float32)
+    tokens = jax.jit(lambda model, images: model.tokens(images, norm=True))(model, images)
+    assert [x.shape for x in tokens] == [(2, 3 + 15, 24)] * 3
+    expected = restated(model, config, images, whole=True)
+    for tap, ours in zip(config.taps, tokens, strict=True):
+        np.testing.assert_allclose(ours, expected[tap], atol=2e-5)
+
+
+def test_tokens_are_the_maps_in_reading_order_behind_the_prefix():
+    model = make(CONFIGS["registers, layer scale, swiglu"])
+    images = np.random.default_rng(1).standard_normal((1, 13, 23, 3), np.float32)  # a remainder below a patch
+    tokens = jax.jit(lambda model, images: model.tokens(images))(model, images)
+    for x, m in zip(tokens, run(model, images), strict=True):
+        assert x.shape == (1, 3 + 15, 24)
+        np.testing.assert_allclose(x[:, 3:], m.reshape(1, 15, 24), atol=1e-6)
+
+
+def test_the_final_norm_is_a_parameter_only_where_it_is_asked_for():
+    paths = {path for path, _ in nnx.to_flat_state(nnx.state(make(CONFIGS["final norm"])))}
+    without = dataclasses.replace(CONFIGS["final norm"], norm=False)
+    assert paths - {path for path, _ in nnx.to_flat_state(nnx.state(make(without)))} == {
+        ("norm", "scale"),
+        ("norm", "bias"),
+    }
+    with pytest.raises(ValueError, match="no final norm"):
+        make(without).tokens(jnp.zeros((1, 12, 20, 3)), norm=True)
+
+
+def test_the_final_norm_changes_no_other_initial_parameter():
+    fresh = lambda config: dict(nnx.to_flat_state(nnx.state(vit.ViT(config, rngs=nnx.Rngs(0)))))  # noqa: E731
+    config = CONFIGS["final norm"]
+    with_norm = fresh(config)
+    for path, leaf in fresh(dataclasses.replace(config, norm=False)).items():
+        np.testing.assert_array_equal(leaf[...], with_norm[path][...])
 
 
 def test_images_of_another_size_get_resampled_positions():

@@ -1,6 +1,7 @@
 """A recipe of both stages that compiles and runs in seconds: rooms of 24 x 32 pixels and a stem of width 16."""
 
 from sak_jax import recipe
+from sak_jax.methods.sak import recipes
 
 
 def get_config(text: str = ""):
@@ -25,4 +26,4 @@ def get_config(text: str = ""):
     config.checkpoint.every = 3
     config.log_every = 1
     config.compilation_cache = ""
-    return recipe.as_method(config, chosen["method"])
+    return recipes.as_method(config, chosen["method"])

@@ -5,9 +5,9 @@ import numpy as np
 import torch
 from flax import nnx
 
-from sak_jax.teachers import registry
+from sak_jax.teachers import conversion, registry
 from sak_jax.teachers.entry import Teacher
-from sak_jax.weights import formats
+from sak_jax.weights import states
 
 TOLERANCE = 1e-5
 """Relative, of whole models in float32: a dozen blocks accumulate rounding of some 1e-7 each."""
@@ -47,8 +47,8 @@ def image(size: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 def convert(teacher: Teacher, weights: dict[str, np.ndarray]) -> nnx.State:
     """Our teacher's state from foreign weights."""
-    native = registry.abstract(teacher, teacher.config)
-    return formats.read(native, teacher.config, weights, teacher.formats, teacher.name)[0]
+    converted = conversion.read(teacher, weights, teacher.name)
+    return states.like(registry.abstract(teacher, converted.config), converted.arrays)
 
 
 def maps(teacher: Teacher, state: nnx.State, size: tuple[int, int], *, pad: bool = True) -> list[np.ndarray]:
@@ -56,6 +56,12 @@ def maps(teacher: Teacher, state: nnx.State, size: tuple[int, int], *, pad: bool
     module = registry.fitted(teacher, state, teacher.for_size(size, pad=pad))
     view = registry.view_of(teacher, pad=pad)
     return [np.asarray(x) for x in jax.jit(lambda module, x: module(view(x)))(module, image(size))]
+
+
+def tokens(teacher: Teacher, state: nnx.State, size: tuple[int, int]) -> np.ndarray:
+    """All our tokens of the test image after the last block and the final norm."""
+    module = registry.fitted(teacher, state, teacher.for_size(size, norm=True))
+    return np.asarray(jax.jit(lambda module, x: module.tokens(x, norm=True)[-1])(module, image(size)))
 
 
 def nchw(x: np.ndarray) -> torch.Tensor:

@@ -13,8 +13,8 @@ from timm.models import eva, vision_transformer, vision_transformer_sam
 
 from sak_jax.errors import UserError
 from sak_jax.teachers import registry
-from sak_jax.weights import files, formats, names_augreg, names_authors, names_huggingface, names_timm, rules
-from tests.teachers.parity import check, convert, fill, image, maps, nchw, timm_maps
+from sak_jax.weights import files, formats, names_authors, names_huggingface, names_timm, states
+from tests.teachers.parity import TOLERANCE, check, convert, error, fill, image, maps, nchw, timm_maps, tokens
 
 SIZE = (64, 64)
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
@@ -99,6 +99,39 @@ def test_hugging_face_files(name, tmp_path):
     reference.save_pretrained(tmp_path)
     weights = files.read_weights(tmp_path / "model.safetensors")
     check(maps(teacher, convert(teacher, weights), SIZE), wanted)
+
+
+FINAL_NORMS = {
+    "dinov2": "layernorm",
+    "dinov2, registers": "layernorm",
+    "dinov3": "norm",
+    "siglip": "post_layernorm",
+    "clip": "post_layernorm",
+    "vit": "layernorm",
+}
+
+
+@pytest.mark.parametrize("name", FINAL_NORMS)
+@torch.no_grad()
+def test_tokens_through_the_final_norm_of_hugging_face_files(name, tmp_path):
+    create, teacher = HUGGING_FACE[name]
+    reference = create().eval()
+    fill(reference)
+    norm = getattr(getattr(reference, "vision_model", reference), FINAL_NORMS[name])
+    wanted = norm(reference(nchw(image(SIZE)), output_hidden_states=True).hidden_states[-1]).numpy()
+    reference.save_pretrained(tmp_path)
+    state = convert(teacher, files.read_weights(tmp_path / "model.safetensors"))
+    assert error(tokens(teacher, state, SIZE), wanted) < TOLERANCE
+
+
+@pytest.mark.parametrize(("reference", "name"), [("vit", "vit_base"), ("eva", "dinov3_base")])
+@torch.no_grad()
+def test_tokens_through_the_final_norm_of_timms_files(reference, name):
+    reference = {"vit": tiny_vit, "eva": lambda: tiny_eva(qkv_bias=True)}[reference]()
+    teacher = tiny(name, (names_timm.DINOV3_WITH_BIASES, names_timm.VIT))
+    state = convert(teacher, fill(reference))
+    wanted = reference.forward_features(nchw(image(SIZE))).numpy()
+    assert error(tokens(teacher, state, SIZE), wanted) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["siglip", "clip"])
@@ -191,17 +224,17 @@ def test_dinov2s_own_names(name):
     """Against timm's own converter: our state -> Meta's names -> timm's converter -> timm's names -> our state."""
     teacher = tiny(name, (names_timm.VIT,))
     state = random_of(teacher)
-    theirs = rules.export(state, names_authors.dinov2_rules(teacher.config)) | {
+    theirs = states.export(state, names_authors.DINOV2.for_config(teacher.config)[0]) | {
         "mask_token": np.zeros((1, 32), np.float32)
     }
-    same(formats.read(state, teacher.config, theirs, (names_authors.DINOV2,), "x")[0], state)
+    same(convert(dataclasses.replace(teacher, formats=(names_authors.DINOV2,)), theirs), state)
     same(convert(teacher, numpy_state(vision_transformer._convert_dinov2(torch_state(theirs), None))), state)
 
 
 def test_dinov2s_own_names_with_registers():
     teacher = tiny("dinov2_base_registers", (names_timm.VIT,))
     state = random_of(teacher)
-    theirs = rules.export(state, names_authors.dinov2_rules(teacher.config)) | {
+    theirs = states.export(state, names_authors.DINOV2.for_config(teacher.config)[0]) | {
         "mask_token": np.zeros((1, 32), np.float32)
     }
     converted = convert(teacher, numpy_state(vision_transformer._convert_dinov2(torch_state(theirs), None)))
@@ -219,9 +252,9 @@ def test_dinov3s_own_names(name):
     flat = dict(nnx.to_flat_state(random_of(teacher)))
     flat["blocks", "attention", "qkv", "bias"].get_value()[:, 32:64] = 0
     state = nnx.from_flat_state(flat)
-    theirs = rules.export(state, names_authors.dinov3_rules(teacher.config))
+    theirs = states.export(state, names_authors.DINOV3.for_config(teacher.config)[0])
     extra = {"mask_token": np.zeros((1, 32), np.float32), "rope_embed.periods": np.zeros((4,), np.float32)}
-    same(formats.read(state, teacher.config, theirs | extra, (names_authors.DINOV3,), "x")[0], state)
+    same(convert(dataclasses.replace(teacher, formats=(names_authors.DINOV3,)), theirs | extra), state)
     reference = tiny_eva(qkv_bias=True, **({"swiglu_mlp": True} if name == "dinov3_huge_plus" else {}))
     same(convert(teacher, numpy_state(eva.checkpoint_filter_fn(torch_state(theirs | extra), reference))), state)
 
@@ -231,7 +264,7 @@ def test_sams_own_names():
     config = dataclasses.replace(teacher.config, width=32, heads=2, image_size=(256, 256))
     teacher = dataclasses.replace(teacher, config=config)
     state = random_of(teacher)
-    theirs = rules.export(state, names_timm.SAM_ORIGINAL.table(config), labels=names_timm.SAM_ORIGINAL.labels(config))
+    theirs = states.export(state, names_timm.SAM_ORIGINAL.table(config), labels=names_timm.SAM_ORIGINAL.labels(config))
     theirs["mask_decoder.x"] = np.zeros(1, np.float32)
     same(convert(teacher, theirs), state)
     same(convert(teacher, numpy_state(vision_transformer_sam.checkpoint_filter_fn(torch_state(theirs), None))), state)
@@ -273,12 +306,12 @@ def test_open_clips_names():
 def test_augregs_npz(tmp_path):
     teacher = tiny("vit_base", (names_authors.AUGREG,))
     state = random_of(teacher)
-    theirs = rules.export(state, names_augreg.augreg_rules(teacher.config))
-    theirs |= {f"Transformer/encoder_norm/{leaf}": np.ones((32,), np.float32) for leaf in ("scale", "bias")}
+    theirs = states.export(state, names_authors.AUGREG.for_config(teacher.config)[0])
     theirs |= {"head/kernel": np.zeros((32, 10), np.float32), "head/bias": np.zeros((10,), np.float32)}
     np.savez(tmp_path / "augreg.npz", **theirs)
     reference = tiny_vit()
     reference.load_pretrained(tmp_path / "augreg.npz")
+    assert state["norm"]["scale"].shape == (32,)
     same(convert(teacher, files.read_weights(tmp_path / "augreg.npz")), state)
     same(convert(dataclasses.replace(teacher, formats=(names_timm.VIT,)), numpy_state(reference.state_dict())), state)
 
@@ -289,4 +322,4 @@ def test_another_models_file_is_refused():
         formats.identify({"conv1.weight": np.zeros(1)}, teacher.formats, "x.pth")
     small = tiny("dinov2_base", (names_timm.VIT,))
     with pytest.raises(UserError, match="dinov2_base: key .* is missing"):
-        convert(small, rules.export(random_of(tiny("vit_base", ())), names_timm.vit_rules(small.config)))
+        convert(small, states.export(random_of(tiny("vit_base", ())), names_timm.VIT.for_config(small.config)[0]))

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from sak_jax import cli
+from sak_jax import recipe
 from tests import runs
 from tools import compare
 
@@ -24,7 +24,7 @@ def output(tmp_path, monkeypatch):
             start = tmp_path / "sak-0" / "checkpoints" / "distill" / "12"
             overrides += [f"--config.init_from={start}", "--config.distill.steps=0", "--config.model.router=none"]
         method = "sak" if name == "no-router" else name
-        config = cli.recipe(f"{runs.TINY}:method={method}", overrides)
+        config = recipe.load(f"{runs.TINY}:method={method}", overrides)
         (workdir / "config.json").write_text(json.dumps(json.loads(config.to_json())))
 
     def refuse(command, **_):

@@ -5,6 +5,7 @@ import json
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from flax import nnx
 
 from sak_jax.errors import UserError
 from sak_jax.teachers import registry
-from sak_jax.weights import files, names_timm, rules
+from sak_jax.weights import files, names_timm, states
 from tools.convert_teacher import main
 
 NAME = "dinov2_tiny"
@@ -32,7 +33,7 @@ def small(monkeypatch):
 def weights(small):
     """Its weights in timm's naming."""
     model = small.family.create(small.config, np.float32, nnx.Rngs(0))
-    return rules.export(model, names_timm.vit_rules(small.config)) | {"norm.weight": np.ones(32, np.float32)}
+    return states.export(model, names_timm.VIT.for_config(small.config)[0])
 
 
 def save(path, weights):
@@ -52,6 +53,33 @@ def test_a_converted_teacher_loads_for_any_image_size(small, weights, tmp_path, 
     maps = module(view(jax.random.normal(jax.random.key(0), (1, 56, 87, 3))))
     assert [m.shape for m in maps] == [(1, 4, 6, 32)] * 4
     np.testing.assert_array_equal(module.class_token[...], weights["cls_token"])
+    assert module.norm is None and described["final_norm"]
+
+
+def test_the_final_norm_is_kept_and_given_on_request(weights, tmp_path):
+    weights["norm.weight"] = np.linspace(1, 2, 32, dtype=np.float32)
+    save(tmp_path / "timm.pth", weights)
+    main([NAME, f"--input={tmp_path / 'timm.pth'}", f"--output={tmp_path}"])
+    module, view = registry.load(NAME, (56, 87), directory=tmp_path, norm=True)
+    np.testing.assert_array_equal(module.norm.scale[...], weights["norm.weight"])
+    tokens = module.tokens(view(jax.random.normal(jax.random.key(0), (1, 56, 87, 3))), norm=True)
+    assert tokens[-1].shape == (1, 1 + 24, 32)
+
+
+def test_files_converted_without_the_final_norm_still_give_maps(weights, tmp_path, caplog):
+    save(tmp_path / "timm.pth", {key: value for key, value in weights.items() if not key.startswith("norm.")})
+    main([NAME, f"--input={tmp_path / 'timm.pth'}", f"--output={tmp_path}"])
+    assert "timm.pth has no final norm" in caplog.text
+    assert not json.loads((tmp_path / f"{NAME}.json").read_text())["final_norm"]
+    module, _ = registry.load(NAME, (56, 87), directory=tmp_path)
+    assert [m.shape for m in module(jnp.zeros((1, 56, 87, 3)))] == [(1, 4, 6, 32)] * 4
+    with pytest.raises(UserError, match=f"without the final norm.*convert_teacher.py {NAME}"):
+        registry.load(NAME, (56, 87), directory=tmp_path, norm=True)
+
+
+def test_a_teacher_without_a_final_norm_says_so():
+    with pytest.raises(UserError, match="rooms_scene has no final norm"):
+        registry.load("rooms_scene", (72, 96), norm=True)
 
 
 class RunsCode:
@@ -102,7 +130,8 @@ def test_a_bad_file_is_one_line_and_status_2_and_leaves_nothing(weights, tmp_pat
     [
         (["dinov2_bass", "--output=x"], ["dinov2_bass", "dinov2_base"]),
         (["rooms_scene", "--output=x"], ["comes with the package"]),
-        ([NAME], ["--output"]),
+        (["stem_bass", "--output=x"], ["stem_bass"]),
+        (["stem_base", "--weights=ema"], ["--weights=ema", "one set of weights"]),
         ([NAME, "--output=x", "--inptu=y"], ["--inptu"]),
     ],
 )

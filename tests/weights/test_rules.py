@@ -5,7 +5,8 @@ from flax import nnx
 
 from sak_jax.errors import UserError
 from sak_jax.nn import layers, vit
-from sak_jax.weights.rules import CONV, CONV_1X1, IDENTITY, LINEAR, PATCHES, Rule, export, join, lead, load
+from sak_jax.weights.rules import CONV, CONV_1X1, IDENTITY, LINEAR, PATCHES, Rule, join, lead
+from sak_jax.weights.states import export, load
 
 CONFIG = vit.ViTConfig(width=12, depth=3, heads=2, patch=4, taps=(0, 1, 2), image_size=(8, 8))
 RULES = [

@@ -20,13 +20,19 @@ from sak_jax.data.rooms import render
 from sak_jax.data.rooms.furniture import CLASSES, PARTS
 from sak_jax.data.rooms.scene import Scene, sample_scene
 from sak_jax.errors import UserError
+from sak_jax.keys import Key
 
 __all__ = ["CLASSES", "EXTRAS", "PARTS", "SPLITS", "TASKS", "Rooms"]
 
 SPLITS = {"train": 0, "val": 1}
 TASKS = ("semseg", "human_parts", "sal", "normals", "edge", "depth")
 EXTRAS = ("instance",)
-KEYS = {"train_length": 0, "val_length": 0, "seed": 0, "cache": False}
+KEYS = {
+    "train_length": Key(0, at_least=0),  # Scenes.
+    "val_length": Key(0, at_least=0),
+    "seed": Key(0, at_least=0, at_most=2**32 - 1),
+    "cache": Key(False, runtime=True),  # Keep what was rendered in memory.
+}
 
 
 class Rooms:

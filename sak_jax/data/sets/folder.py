@@ -22,8 +22,13 @@ from etils import epath
 from sak_jax.data import files, labels, listing
 from sak_jax.data.source import FileSource, check_files, check_samples, find_root
 from sak_jax.errors import UserError
+from sak_jax.keys import Key
 
-KEYS = {"train": {}, "val": {}, "encodings": {}}
+KEYS = {
+    "train": Key({}, open=True),  # Patterns of images and labels.
+    "val": Key({}, open=True),
+    "encodings": Key({}, open=True),
+}
 ENCODINGS = {"sal": "binary", "edge": "fraction", "normals": "rgb_normals", "depth": "metres"}
 
 

@@ -9,13 +9,15 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sak_jax import builders
+from sak_jax import paths, predict, recipe
 from sak_jax.engine import checkpoints
 from sak_jax.errors import UserError
-from sak_jax.methods.sak.pytorch import PEFT, POSITIONS, load_pytorch_state, pytorch_state, square_grid
+from sak_jax.methods.sak import build
+from sak_jax.methods.sak.pytorch import PEFT, POSITIONS, load_pytorch_state, pytorch_state
 from sak_jax.methods.sak.student import Student, StudentConfig, merge_lora
 from sak_jax.nn.vit import LoRA
 from sak_jax.weights import files
+from sak_jax.weights.positions import square_grid
 
 Weights = Mapping[str, np.ndarray]
 
@@ -27,14 +29,15 @@ def read_backbone(path: epath.PathLike, config: ConfigDict) -> Student:
     recipe's. Routers and heads are left out.
 
     Raises:
-      UserError: the file can't be read, or is not of the recipe's stem.
+      UserError: the file can't be read, is not of the recipe's stem, or holds what is no number.
     """
     weights = {
         key.removeprefix("backbone."): value
         for key, value in files.read_weights(path).items()
         if not re.match(r"(backbone\.)?mor\.|heads\.", key)
     }
-    settings = builders.student_config(config, "distill")
+    files.check_finite(weights, str(path))
+    settings = build.student_config(config, "distill")
     stem = dataclasses.replace(settings.stem, image_size=_image_size(weights, settings, path))
     if not _has_lora(weights):
         stem = dataclasses.replace(stem, lora=None)
@@ -45,7 +48,9 @@ def read_backbone(path: epath.PathLike, config: ConfigDict) -> Student:
     return student
 
 
-def import_student(config: ConfigDict, path: epath.PathLike, output: epath.PathLike, *, merge: bool = False) -> str:
+def import_student(
+    config: ConfigDict, path: epath.PathLike, output: epath.PathLike, *, merge: bool = False, weights: str = ""
+) -> str:
     """A published file as a checkpoint of ours in the workdir `output`, finished as far as training goes.
 
     Args:
@@ -53,50 +58,63 @@ def import_student(config: ConfigDict, path: epath.PathLike, output: epath.PathL
       path: `.pth` (of either stage, optimiser state ignored) or `.safetensors`.
       output: a new folder.
       merge: add low-rank updates into the kernels.
+      weights: which are meant in a file that holds several, see `files.read_weights`.
 
     Returns:
       The stage: `distill` or `multitask`.
 
     Raises:
-      UserError: the file can't be read or is not this recipe's student, or `output` holds a checkpoint.
+      UserError: the file can't be read, is not this recipe's student, or holds what is no number; `output` is not
+        empty, or can't be written.
     """
-    if config.model.encoder.model:
-        raise UserError("config.model.encoder is a foundation model: only students are imported")
-    output = epath.Path(output).expanduser()
+    if config.method != "sak":
+        raise UserError(f"config.method is {config.method}: only students of SAK are imported")
+    output = paths.given(output)
+    paths.check_output(output / "config.json", force=True)
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} is not empty; give a new --output")
-    weights = files.read_weights(path)
-    stage = "multitask" if any(key.startswith("backbone.") for key in weights) else "distill"
-    if config.model.aligners == "auto" and any("ts_aligners." in key for key in weights):
+    arrays = files.read_weights(path, weights=weights)
+    files.check_finite(arrays, str(path))
+    stage = "multitask" if any(key.startswith("backbone.") for key in arrays) else "distill"
+    if config.model.aligners == "auto" and any("ts_aligners." in key for key in arrays):
         config.model.aligners = "all"  # The published code has aligners for all teachers or for none.
-    student = _abstract(builders.student_config(config, stage))
+    student = _abstract(build.student_config(config, stage))
     if merge:
         student = _abstract(_without_lora(student.config))
-    _load(student, weights, config, merge, path)
+    _load(student, arrays, config, merge, path)
     if merge:
         config.model.lora.rank = 0
-    checkpoints.write_model(output, stage, config, nnx.state(student))
+    checkpoints.write_model(output, stage, config[stage].steps, recipe.plain(config), nnx.state(student))
     return stage
 
 
-def export_student(checkpoint: epath.PathLike, output: epath.PathLike, *, merge: bool = False) -> list[epath.Path]:
+def export_student(
+    checkpoint: epath.PathLike, output: epath.PathLike, *, merge: bool = False, force: bool = False
+) -> list[epath.Path]:
     """A checkpoint of ours as a file that the published code loads with `strict=True`, and as safetensors beside it.
 
     Args:
       checkpoint: a workdir, or one checkpoint in it.
       output: `.pth` (both files are written; this needs PyTorch) or `.safetensors` (this one alone).
       merge: add low-rank updates into the kernels.
+      force: replace files that are there.
 
     Returns:
       The files written, each whole or not at all.
 
     Raises:
-      UserError: there is no checkpoint, the published code has no such student, or the file's ending is another.
+      UserError: there is no checkpoint, the published code has no such student, the file's ending is another, or a file
+        is there already or can't be written.
     """
-    output = epath.Path(output).expanduser()
+    output = paths.given(output)
     if output.suffix not in (".pth", ".safetensors"):
         raise UserError(f"{output}: the name must end in .pth or .safetensors")
-    student = builders.load(checkpoint).student
+    written = list(dict.fromkeys((output, output.with_suffix(".safetensors"))))
+    for file in written:
+        paths.check_output(file, force=force)
+    if output.suffix == ".pth":
+        files.check_torch(output)
+    student = predict.load(checkpoint).student
     if not isinstance(student, Student):
         raise UserError(f"{checkpoint} holds a foundation model with heads, not a student that the published code has")
     settings = student.config
@@ -108,12 +126,9 @@ def export_student(checkpoint: epath.PathLike, output: epath.PathLike, *, merge:
     if merge and settings.stem.lora:
         student = merge_lora(student)
     weights = pytorch_state(student)
-    written = []
-    if output.suffix == ".pth":
-        files.write_torch(output, weights)
-        written.append(output)
-    files.write_safetensors(output.with_suffix(".safetensors"), weights)
-    return [*written, output.with_suffix(".safetensors")]
+    for file in written:
+        (files.write_torch if file.suffix == ".pth" else files.write_safetensors)(file, weights)
+    return written
 
 
 def _load(student: Student, weights: Weights, config: ConfigDict, merge: bool, path: epath.PathLike) -> None:

@@ -8,13 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float
 
 from sak_jax.errors import UserError
 from sak_jax.methods.sak.student import Student, StudentConfig
-from sak_jax.nn.resize import resize_positions
 from sak_jax.nn.vit import LoRA
-from sak_jax.weights import rules
+from sak_jax.weights import states
 from sak_jax.weights.rules import CONV, CONV_1X1, LINEAR, PATCHES, Rule
 
 POSITIONS = "vit.pos_embed"
@@ -57,7 +55,7 @@ def load_pytorch_state(
         )
     _check_positions(weights, config, name)
     table = _table(config, "backbone." if staged else "")
-    loaded = rules.load(state, weights, table, labels=_labels(config), name=name)
+    loaded = states.load(state, weights, table, labels=_labels(config), name=name)
     nnx.update(student, jax.tree.map(place_like, loaded, state))
 
 
@@ -68,7 +66,7 @@ def pytorch_state(student: Student) -> dict[str, np.ndarray]:
     """
     config = student.config
     prefix = "backbone." if config.tasks else ""
-    return rules.export(nnx.state(student), _table(config, prefix), labels=_labels(config))
+    return states.export(nnx.state(student), _table(config, prefix), labels=_labels(config))
 
 
 def place_like(array: np.ndarray, old: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
@@ -168,29 +166,6 @@ def _check_positions(weights: dict, config: StudentConfig, name: str) -> None:
                 f"{name}: {key} has {value.shape[1] - 1} positions, the model's {height} x {width} grid "
                 f"{height * width}; set image_size to the file's, or start from it by init_from, which resamples them"
             )
-
-
-def resample_positions(
-    value: Float[np.ndarray, "1 n d"], grid: tuple[int, int], name: str
-) -> Float[np.ndarray, "1 m d"]:
-    """A square grid's position embedding on another grid, by the student's rule.
-
-    Bicubic without antialias (a = -0.75), the class token's position kept (method: the hand-over to stage 2).
-
-    Raises:
-      UserError: it has not one position for the class token and a square number besides.
-    """
-    own = square_grid(value, name)
-    return value if own == grid else np.asarray(resize_positions(value, own, grid, prefix=1, antialias=False))
-
-
-def square_grid(value: Float[np.ndarray, "1 n d"], name: str) -> tuple[int, int]:
-    """The grid of a position embedding made at a square image size; raises UserError for any other."""
-    count = value.shape[1] - 1 if value.ndim == 3 else 0
-    side = round(max(count, 0) ** 0.5)
-    if count < 1 or side * side != count:
-        raise UserError(f"{name} has {count} positions, which is no square grid; give a file made at a square size")
-    return side, side
 
 
 def _merge(weights: dict, lora: LoRA, name: str) -> dict:

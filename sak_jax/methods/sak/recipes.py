@@ -5,8 +5,10 @@ Settings are those of SAK (Lu, Cao and Wang, ICLR 2025), section 4.1, and of its
 
 from ml_collections import ConfigDict
 
-from sak_jax import recipe as config_lib
+from sak_jax import recipe
 from sak_jax.errors import UserError
+from sak_jax.methods.sak.keys import selected_teachers, set_teachers
+from sak_jax.teachers import stems
 
 VIEWS = {
     "paper": {"normalisation": "imagenet", "pad": True, "crop": False},
@@ -17,13 +19,6 @@ native normalisation, and the padding left out."""
 
 COMMITTEES = {"paper": ("dinov2", "clip", "sam"), "frontier": ("dinov3", "clip", "sam")}
 """Members of the committee by preset."""
-
-STEM_FILES = {
-    "small": "S_16-i21k-300ep-lr_0.001-aug_light1-wd_0.03-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_0.03-res_384.npz",
-    "base": "B_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.0-sd_0.0--imagenet2012-steps_20k-lr_0.01-res_384.npz",
-    "large": "L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1--imagenet2012-steps_20k-lr_0.01-res_384.npz",
-}
-"""The augreg checkpoints (Steiner et al., 2022) that stems start from, in the public bucket `vit_models/augreg`."""
 
 IMAGENET_IMAGES = 1_281_167
 
@@ -40,8 +35,8 @@ def arguments(text: str, **more: str) -> dict[str, str]:
     Raises:
       UserError: an argument that the recipe does not have, or an unknown preset or stem.
     """
-    chosen = config_lib.arguments(text, stem="base", teachers="base", preset="paper", committee="", **more)
-    for key, known in (("preset", COMMITTEES), ("stem", STEM_FILES)):
+    chosen = recipe.arguments(text, stem="base", teachers="base", preset="paper", committee="", **more)
+    for key, known in (("preset", COMMITTEES), ("stem", stems.FILES)):
         if chosen[key] not in known:
             raise UserError(f"recipe argument {key}={chosen[key]}: it must be one of {', '.join(known)}")
     return chosen
@@ -62,12 +57,12 @@ def committee(members: str, size: str, preset: str) -> dict[str, dict]:
 
 def stem_file(stem: str) -> str:
     """Where the augreg checkpoint of a stem is looked for."""
-    return f"~/.cache/sak_jax/stems/{STEM_FILES[stem]}"
+    return f"~/.cache/sak_jax/stems/{stems.FILES[stem]}"
 
 
 def distill(chosen: dict[str, str]) -> ConfigDict:
     """Stage 1: 30 epochs of ImageNet-1k."""
-    config = config_lib.base()
+    config = recipe.base()
     config.image_size = (384, 384)
     config.batch_size = 128
     config.model.stem = chosen["stem"]
@@ -97,7 +92,7 @@ def multitask(
       single_task: scores of the single-task models by stem.
       published: scores in print by (method, stem, size of the teachers); those of a method without teachers have "".
     """
-    config = config_lib.base()
+    config = recipe.base()
     config.batch_size = 4
     config.eval_batch_size = 8
     config.init_from = "runs/imagenet"
@@ -114,13 +109,58 @@ def multitask(
     config.multitask.scale_range = (0.5, 2.0)
     config.log_every = 50
     config.checkpoint.every = 1000
-    config.model.encoder.update(VIEWS[chosen["preset"]])
-    config_lib.as_method(config, chosen["method"])
-    distilled = bool(config_lib.selected_teachers(config))
+    config = as_method(config, chosen["method"], VIEWS[chosen["preset"]])
+    distilled = config.method == "sak" and bool(selected_teachers(config))
     if not distilled:
         config.init_from = ""
-        config.model.stem_init = "" if config.model.encoder.model else stem_file(chosen["stem"])
+        if config.method == "sak":
+            config.model.stem_init = stem_file(chosen["stem"])
     if not chosen["committee"]:
         teachers = chosen["teachers"] if distilled else ""
         config.published = published.get((chosen["method"], chosen["stem"], teachers), {})
     return config
+
+
+def as_method(config: ConfigDict, method: str, view: dict | None = None) -> ConfigDict:
+    """The recipe carried out by SAK, or by one of the baselines it is compared with.
+
+    Args:
+      config: the recipe, changed in place where it stays one of SAK's.
+      method: `sak`; `multitask`: one student for all tasks, nothing distilled; `single-TASK`: one task, nothing
+        distilled (the baseline of Delta_m); `frozen-MODEL`, `finetuned-MODEL`: a foundation model of the registry with
+        the student's heads, which learn alone or together with it.
+      view: how a foundation model sees the images, a value of `VIEWS`.
+
+    Raises:
+      UserError: there is no such method or task.
+    """
+    if method == "sak":
+        return config
+    kind, _, name = method.partition("-")
+    tasks = recipe.ordered(config.tasks)
+    if kind in ("frozen", "finetuned") and name:
+        return _foundation(config, name, frozen=kind == "frozen", view=view or VIEWS["paper"])
+    if method != "multitask" and not (kind == "single" and name in tasks):
+        known = ", ".join(["sak", "multitask", *(f"single-{task}" for task in tasks)])
+        raise UserError(f"recipe argument method={method}: it must be one of {known}, frozen-MODEL or finetuned-MODEL")
+    set_teachers(config, {})
+    config.distill.steps = 0
+    config.model.router = "none"
+    if kind == "single":
+        config.tasks = {name: tasks[name]}
+    return config
+
+
+def _foundation(config: ConfigDict, model: str, *, frozen: bool, view: dict) -> ConfigDict:
+    """The same data, tasks and length for a foundation model with heads."""
+    values = recipe.base("foundation")
+    for key, value in recipe.ordered(config).items():
+        if key in values and key not in ("method", "model", "teachers", "multitask", "init_from"):
+            values[key] = ConfigDict(value) if isinstance(value, dict) else value
+    values.image_size = tuple(config.image_size)
+    for key in values.multitask:
+        values.multitask[key] = config.multitask[key]
+    values.teachers.update(random=config.teachers.random, dir=config.teachers.dir)
+    values.model.encoder.update(view | {"model": model})
+    values.model.freeze = "stem" if frozen else "none"
+    return values

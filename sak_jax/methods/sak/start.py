@@ -8,27 +8,22 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sak_jax import builders
+from sak_jax import recipe
 from sak_jax.engine import checkpoints
-from sak_jax.engine import mesh as sharding
-from sak_jax.engine.step import TrainState
+from sak_jax.engine import mesh as meshes
+from sak_jax.engine.stage import Start, Weights
 from sak_jax.errors import UserError
+from sak_jax.methods.sak import build
+from sak_jax.methods.sak.keys import selected_teachers
 from sak_jax.methods.sak.published import read_backbone
 from sak_jax.methods.sak.student import StudentConfig
 from sak_jax.nn.resize import resize_positions
-from sak_jax.recipe import ordered
-from sak_jax.teachers import registry, rooms
-from sak_jax.weights.names_augreg import read_stem
+from sak_jax.teachers import rooms, stems
 
 logger = logging.getLogger(__name__)
 
 BACKBONE = ("stem", "adapters", "output_norms", "aligners")
 """The parts that stage 2 takes over; routers and heads are new (SAK, section 3.3)."""
-
-AUGREG = "https://storage.googleapis.com/vit_models/augreg"
-"""Where stem initialisations are to be had."""
-
-Weights = dict[tuple, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,68 +34,39 @@ class Source:
       name: for messages.
       weights: arrays by path.
       config: of the student they come from.
+      models: the registry's names of its teachers by name, where they are known.
     """
 
     name: str
     weights: Weights
     config: StudentConfig
+    models: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def initial_weights(config: ConfigDict, stage: str, state: TrainState, previous: nnx.State | None) -> TrainState:
-    """`state` with the weights it starts from.
+def start(config: ConfigDict, stage: str, previous: nnx.State | None) -> Start:
+    """What a stage starts from.
 
     Args:
       config: the recipe; `init_from` and `model.stem_init` are looked at where there is no stage before.
       stage: which one starts.
-      state: freshly made.
       previous: the student's state after the stage before, or None.
 
     Raises:
-      UserError: the weights are missing or do not fit.
+      UserError: the weights are missing or are those of another student.
     """
-    name, weights = _start(config, stage, previous)
-    if not weights:
-        return state
-    used = set()
-
-    def fill(part: nnx.State) -> nnx.State:
-        filled = {}
-        for path, value in nnx.to_flat_state(part):
-            if path in weights:
-                if weights[path].shape != value.shape:
-                    raise UserError(
-                        f"{name} does not fit: {'.'.join(map(str, path))} has shape {weights[path].shape} there "
-                        f"and {value.shape} here; use the recipe that made it, or another start"
-                    )
-                used.add(path)
-                value = value.replace(sharding.put(np.asarray(weights[path], value.dtype), value.sharding))
-            filled[path] = value
-        return nnx.from_flat_state(filled)
-
-    state = dataclasses.replace(state, params=fill(state.params), frozen=fill(state.frozen))
-    unused = sorted(set(weights) - used)
-    if unused:
-        raise UserError(f"{name} does not fit: it has {'.'.join(map(str, unused[0]))}, which this recipe lacks")
-    logger.info("%s starts from %s: %d arrays", stage, name, len(used))
-    return state
-
-
-def _start(config: ConfigDict, stage: str, previous: nnx.State | None) -> tuple[str, Weights]:
-    """What a stage starts from, by name, and its weights; none for a start from random ones."""
-    if config.model.encoder.model:
-        return config.model.encoder.model, {} if config.teachers.random else _encoder(config)
-    target = builders.student_config(config, stage)
+    target = build.student_config(config, stage)
     if previous is not None:
-        return "stage 1", adapt(Source("stage 1", _flat(previous), builders.student_config(config, "distill")), target)
+        source = Source("stage 1", _flat(previous), build.student_config(config, "distill"), _models(config))
+        return Start("stage 1", adapt(source, target, _models(config)))
     if config.teachers.random and _missing(config):
         logger.warning("%s is missing; to try the recipe out, %s starts from random weights", _missing(config), stage)
-        return "", {}
+        return Start()
     if config.init_from:
         source = read(config.init_from, config)
-        return source.name, adapt(source, target)
+        return Start(source.name, adapt(source, target, _models(config)))
     if config.model.stem_init:
-        return config.model.stem_init, _stem(config, target)
-    return "", {}
+        return Start(config.model.stem_init, _stem(config, target))
+    return Start()
 
 
 def read(path: str, config: ConfigDict) -> Source:
@@ -118,19 +84,25 @@ def read(path: str, config: ConfigDict) -> Source:
             f"config.init_from={path!r} is missing: run the stage that makes it, or give a workdir, a checkpoint or a "
             "published .pth; --config.teachers.random=True tries the recipe out without"
         )
-    theirs, stage, model = checkpoints.load(file)
-    if theirs.model.encoder.model:
-        raise UserError(f"config.init_from={path!r} is a foundation model with heads: give a student's run")
-    return Source(path, _flatten(model), builders.student_config(theirs, stage))
+    saved, stage, model = checkpoints.load(file)
+    theirs = recipe.from_dict(saved)
+    if theirs.method != "sak":
+        raise UserError(f"config.init_from={path!r} was made by the method {theirs.method}: give a run of SAK's")
+    return Source(path, _flatten(model), build.student_config(theirs, stage), _models(theirs))
 
 
-def adapt(source: Source, target: StudentConfig) -> Weights:
+def adapt(source: Source, target: StudentConfig, models: dict[str, str] | None = None) -> Weights:
     """The source's backbone for the target: its teachers selected, its positions resampled (bicubic, no antialias).
 
     A target without teachers takes the stem alone; aligners of the source that the target lacks are dropped.
 
+    Args:
+      source: the backbone.
+      target: the student to be.
+      models: the registry's names of the target's teachers by name.
+
     Raises:
-      UserError: the target has a teacher that the source did not learn from: none of its name, or one of another width.
+      UserError: the target has a teacher that the source did not learn from: none of its name, or another model.
     """
     theirs, mine = dict(source.config.teachers), dict(target.teachers)
     stem_only = not theirs or not mine
@@ -143,6 +115,12 @@ def adapt(source: Source, target: StudentConfig) -> Weights:
                 f"{source.name} learned from a teacher {name} that is {theirs[name]} wide, with"
                 f"{'' if name in source.config.aligners else 'out'} an aligner; here it is {mine[name]} wide, with"
                 f"{'' if name in target.aligners else 'out'}: give the start that was made with this recipe's teachers"
+            )
+        taught, wanted = source.models.get(name), (models or {}).get(name)
+        if taught and wanted and taught != wanted:
+            raise UserError(
+                f"{source.name} learned its path {name} from {taught}, and config.teachers.{name}.model is {wanted}: "
+                "give the start that was made with this recipe's teachers, or those teachers"
             )
     order = [list(theirs).index(name) for name in mine] if not stem_only else []
     weights = {}
@@ -163,17 +141,14 @@ def adapt(source: Source, target: StudentConfig) -> Weights:
     return weights
 
 
+def _models(config: ConfigDict) -> dict[str, str]:
+    return {name: settings["model"] for name, settings in selected_teachers(config).items()}
+
+
 def _missing(config: ConfigDict) -> str:
     """The file or folder that the recipe starts from, if it is not there."""
     path = config.init_from or config.model.stem_init
     return "" if path in ("", "rooms") or epath.Path(path).expanduser().exists() else path
-
-
-def _encoder(config: ConfigDict) -> Weights:
-    """The converted weights of the foundation model in the stem's place, for the image's size."""
-    options = ordered(config.model.encoder)
-    encoder, _ = registry.load(options.pop("model"), tuple(config.image_size), directory=config.teachers.dir, **options)
-    return {("encoder", *path): value for path, value in _flat(nnx.state(encoder)).items()}
 
 
 def _stem(config: ConfigDict, target: StudentConfig) -> Weights:
@@ -184,17 +159,18 @@ def _stem(config: ConfigDict, target: StudentConfig) -> Weights:
         file = epath.Path(config.model.stem_init).expanduser()
         if not file.exists():
             raise UserError(
-                f"the stem initialisation {file} is missing: get {AUGREG}/{file.name} and put it there, or set "
-                "--config.model.stem_init to another .npz file, or to '' for a random stem"
+                f"the stem initialisation {file} is missing: fetch it with python tools/convert_teacher.py "
+                f"stem_{config.model.stem}, or set --config.model.stem_init to another .npz file, or to '' for random "
+                "weights"
             )
-        flat, grid = read_stem(file, target.stem)
+        flat, grid = stems.read(file, target.stem)
     path = ("position_embedding",)
     flat[path] = resize_positions(flat[path], grid, target.stem.grid, prefix=1, antialias=False)
     return {("stem", *path): np.asarray(value) for path, value in flat.items()}
 
 
 def _flat(state: nnx.State) -> Weights:
-    return {path: np.asarray(value[...]) for path, value in nnx.to_flat_state(sharding.gather(state))}
+    return {path: np.asarray(value[...]) for path, value in nnx.to_flat_state(meshes.gather(state))}
 
 
 def _flatten(tree: dict, prefix: tuple = ()) -> Weights:

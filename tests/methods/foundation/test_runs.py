@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import sak_jax
-from sak_jax.engine import checkpoints
+from sak_jax import recipe
 from sak_jax.errors import UserError
 from sak_jax.methods.sak import published
 from sak_jax.methods.sak.start import read
@@ -49,7 +49,7 @@ def test_its_checkpoint_is_loaded_and_refused_where_it_is_no_student(run, tmp_pa
     student = sak_jax.load(workdir)
     outputs = student(np.zeros((1, 24, 32, 3), np.float32))
     assert outputs.predictions["semseg"].shape == (1, 24, 32, 14) and outputs.aligned == {}
-    with pytest.raises(UserError, match="foundation model"):
-        read(str(workdir), checkpoints.load(workdir)[0])
+    with pytest.raises(UserError, match="foundation"):
+        read(str(workdir), recipe.load(runs.TINY))
     with pytest.raises(UserError, match="foundation model"):
         published.export_student(workdir, tmp_path / "x.safetensors")

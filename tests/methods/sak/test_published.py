@@ -11,11 +11,11 @@ import torch
 from flax import nnx
 
 import sak_jax
-from sak_jax import builders
-from sak_jax import recipe as config_lib
 from sak_jax.engine import checkpoints
 from sak_jax.errors import UserError
+from sak_jax.methods.sak import build
 from sak_jax.methods.sak import start as handover
+from sak_jax.methods.sak.keys import set_teachers
 from sak_jax.methods.sak.published import export_student, import_student, read_backbone
 from sak_jax.methods.sak.pytorch import pytorch_state
 from sak_jax.methods.sak.student import merge_lora
@@ -97,7 +97,7 @@ def test_safetensors_come_and_go_without_pytorch(tiny, tmp_path, monkeypatch):
     export_student(tmp_path / "run", tmp_path / "back.safetensors")
     assert_same(safetensors.numpy.load_file(tmp_path / "back.safetensors"), weights)
     with pytest.raises(UserError, match=r"sak_jax\[torch\]"):
-        export_student(tmp_path / "run", tmp_path / "back.pth")
+        export_student(tmp_path / "run", tmp_path / "other.pth")
 
 
 def test_an_imported_student_is_no_run_to_resume(tiny, tmp_path):
@@ -143,8 +143,8 @@ def test_what_does_not_fit_leaves_nothing_behind(tiny, tmp_path, change, recipe,
 
 def test_aligners_of_some_teachers_only_are_not_exported(tmp_path):
     config = tiny_recipe(stem="custom", width=384, depth=4, heads=6, patch=16)
-    config_lib.set_teachers(config, {"dinov2": {"model": "dinov2_small"}, "sam": {"model": "sam_base"}})
-    settings = builders.student_config(config, "multitask")
+    set_teachers(config, {"dinov2": {"model": "dinov2_small"}, "sam": {"model": "sam_base"}})
+    settings = build.student_config(config, "multitask")
     assert settings.aligners == ("sam",)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_student(settings))
     checkpoints.write_model(tmp_path / "run", "multitask", config, nnx.state(zeros))
@@ -181,10 +181,10 @@ def test_a_stage_starts_from_a_published_file_of_either_stage(tmp_path, tasks):
     student = tiny_student(tasks, (48, 48))
     file = save(tmp_path / "sak.pth", pytorch_state(student))
     config = tiny_recipe()
-    config_lib.set_teachers(config, {"sam": {"model": "sam_base"}, "dinov2": {"model": "dinov2_base"}})
+    set_teachers(config, {"sam": {"model": "sam_base"}, "dinov2": {"model": "dinov2_base"}})
     source = handover.read(str(file), config)
     assert source.config.stem.image_size == (48, 48) and not source.config.tasks
-    target = builders.student_config(config, "multitask")
+    target = build.student_config(config, "multitask")
     weights = handover.adapt(source, target)
     shapes = {path: leaf.shape for path, leaf in nnx.to_flat_state(nnx.state(abstract_student(target)))}
     assert {path: value.shape for path, value in weights.items()} == {
@@ -236,4 +236,12 @@ def test_a_start_from_another_models_file_is_refused(tmp_path):
         read_backbone(file, tiny_recipe())
     file = save(tmp_path / "odd.pth", {"vit.pos_embed": np.zeros((1, 12, 96), np.float32)})
     with pytest.raises(UserError, match="odd.pth: vit.pos_embed has 11 positions, which is no square grid"):
+        read_backbone(file, tiny_recipe())
+
+
+def test_a_start_that_holds_no_numbers_is_refused(tmp_path):
+    weights = pytorch_state(tiny_student((("depth", 1),)))
+    key = next(key for key in weights if key.startswith("backbone.vit."))
+    file = save(tmp_path / "sak.pth", weights | {key: np.full_like(weights[key], np.inf)})
+    with pytest.raises(UserError, match=f"sak.pth: {key.removeprefix('backbone.')} holds NaN or infinity"):
         read_backbone(file, tiny_recipe())

@@ -1,6 +1,5 @@
 """The recipes of the published benchmarks: what they build, and whole runs on rooms written in the original layouts."""
 
-import importlib.util
 import io
 import json
 import tarfile
@@ -13,12 +12,13 @@ import pytest
 from flax import nnx
 
 import sak_jax
-from sak_jax import builders, cli, recipe
+from sak_jax import predict, recipe
 from sak_jax.data import prepare
 from sak_jax.data.rooms import layouts
 from sak_jax.data.rooms import source as rooms
-from sak_jax.engine import optim
 from sak_jax.errors import UserError
+from sak_jax.methods.sak import build, method
+from sak_jax.methods.sak.keys import selected_teachers
 from sak_jax.teachers import registry
 from tests import runs
 
@@ -27,14 +27,11 @@ WIDTHS = {"small": 384, "base": 768, "large": 1024}
 
 
 def configuration(name, text=""):
-    spec = importlib.util.spec_from_file_location(name, runs.ROOT / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(text)
+    return recipe.load(f"{runs.ROOT}/configs/{name}.py:{text}")
 
 
 def abstract_student(config):
-    return builders.abstract_student(config, "multitask" if config.multitask.steps else "distill")
+    return predict.abstract_student(config, "multitask" if config.multitask.steps else "distill")
 
 
 def parameters(student):
@@ -81,7 +78,7 @@ def test_tasks_of_the_other_recipes(name, tasks):
 def test_stage_one_is_thirty_epochs_with_two_of_warm_up():
     config = configuration("imagenet")
     assert config.distill.steps * config.batch_size == pytest.approx(30 * 1_281_167, rel=1e-4)
-    rate = optim.schedule("distill", config.distill)
+    rate = method.stages(config)[0].schedule
     epoch = config.distill.steps // 30
     assert [float(rate(step)) for step in (0, 2 * epoch, 30 * epoch)] == pytest.approx([1.25e-7, 1e-3, 1e-5], rel=1e-3)
 
@@ -89,10 +86,10 @@ def test_stage_one_is_thirty_epochs_with_two_of_warm_up():
 def test_presets_differ_in_the_committee_and_what_it_sees():
     paper, frontier = (configuration("nyud", f"preset={preset}") for preset in ("paper", "frontier"))
     published = {"normalisation": "imagenet", "pad": True, "crop": False}
-    assert recipe.selected_teachers(paper) == {
+    assert selected_teachers(paper) == {
         name: {"model": f"{name}_base", **published} for name in ("dinov2", "clip", "sam")
     }
-    assert list(recipe.selected_teachers(frontier)) == ["dinov3", "clip", "sam"]
+    assert list(selected_teachers(frontier)) == ["dinov3", "clip", "sam"]
     assert frontier.teachers.clip.normalisation == "native" and frontier.teachers.sam.crop
 
 
@@ -100,12 +97,14 @@ def test_a_teachers_options_reach_it(monkeypatch):
     config = configuration("nyud", "committee=rooms_geometry+rooms_scene,preset=frontier")
     config.image_size, config.teachers.rooms_scene.crop = (72, 96), False
     seen = {}
-    load = registry.load
+    view_of = registry.view_of
     monkeypatch.setattr(
-        zoo, "load", lambda name, *args, **options: seen.update({name: options}) or load(name, *args, **options)
+        registry,
+        "view_of",
+        lambda teacher, **options: seen.update({teacher.name: options}) or view_of(teacher, **options),
     )
-    committee = builders.committee(config)
-    assert set(committee.teachers) == {"rooms_geometry", "rooms_scene"}
+    committee = build.committee(config)
+    assert set(committee.abstract["teachers"]) == {"rooms_geometry", "rooms_scene"}
     assert [seen[name]["crop"] for name in ("rooms_geometry", "rooms_scene")] == [True, False]
     assert seen["rooms_scene"]["normalisation"] == "native"
 
@@ -128,7 +127,7 @@ def test_mistaken_arguments(text, words):
 def test_unknown_options_of_a_teacher():
     config = configuration("nyud")
     config.teachers.update({"sam": {"model": "sam_base", "corp": True}})
-    with pytest.raises(UserError, match="teachers.sam has no option 'corp'.*crop"):
+    with pytest.raises(UserError, match="no key 'teachers.sam.corp'.*crop"):
         recipe.check(config, 1)
 
 
@@ -154,12 +153,10 @@ def test_an_encoder_sees_what_its_preset_says():
     assert view.crop and view.mean == registry.get("sam_base").normalisation[0]
 
 
-@pytest.mark.parametrize("key, value", [("init_from", "runs/x"), ("distill.steps", 3), ("model.remat", True)])
-def test_what_does_not_go_with_an_encoder_is_refused(key, value):
-    config = configuration("nyud", "method=frozen-sam_base")
-    config.update_from_flattened_dict({key: value})
-    with pytest.raises(UserError, match=key):
-        recipe.check(config, 1)
+@pytest.mark.parametrize("override", ["init_from=runs/x", "distill.steps=3", "model.remat=none", "model.stem=tiny"])
+def test_what_does_not_go_with_an_encoder_is_refused(override):
+    with pytest.raises(UserError, match=override.partition("=")[0]):
+        recipe.check(recipe.load(f"{runs.ROOT}/configs/nyud.py:method=frozen-sam_base", [f"--config.{override}"]), 1)
 
 
 def test_an_unknown_encoder_is_refused():
@@ -170,7 +167,7 @@ def test_an_unknown_encoder_is_refused():
 def test_baselines_start_from_the_plain_stem():
     config = configuration("nyud", "method=single-depth")
     recipe.check(config, 1)
-    assert list(config.tasks) == ["depth"] and not recipe.selected_teachers(config) and not config.init_from
+    assert list(config.tasks) == ["depth"] and not selected_teachers(config) and not config.init_from
     assert "B_16" in config.model.stem_init
     assert configuration("nyud", "method=multitask").published["delta_m"] == -1.72
     assert configuration("nyud").published["semseg/mIoU"] == 59.93
@@ -179,7 +176,7 @@ def test_baselines_start_from_the_plain_stem():
 
 
 def test_build_gives_a_fresh_student_of_the_recipes_last_stage():
-    config = cli.recipe(runs.TINY)
+    config = recipe.load(runs.TINY)
     student = sak_jax.build(config)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(student))
     outputs = jax.eval_shape(lambda student, images: student(images), student, jnp.zeros((1, 24, 32, 3)))

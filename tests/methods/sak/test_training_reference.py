@@ -8,18 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from ml_collections import ConfigDict
 
 from sak_jax.engine import optim
-from sak_jax.engine import step as steps
+from sak_jax.engine.stage import Frozen, Stage, Start
+from sak_jax.engine.step import TrainState, train_step
+from sak_jax.methods import multitask
+from sak_jax.methods.sak import stages
 from sak_jax.methods.sak.pytorch import load_pytorch_state, pytorch_state
+from sak_jax.methods.sak.student import Student
 from sak_jax.tasks import TASKS
 from tests.methods.sak.cases import CASES, REFERENCE, SHAPES, abstract_student
 from tests.reference.formula_weights import formula_input, formula_state
 
 CONFIG = dataclasses.replace(CASES["student_small_aligned_nyud"], noisy_gating=False)
 GRIDS = {"dinov2": (64 // 14, 96 // 14), "clip": (64 // 16, 96 // 16), "sam": (8, 8)}
-SETTINGS = ConfigDict({"lr": 2e-4, "weight_decay": 1e-6, "power": 0.9, "steps": 40, "clip": 10.0})
 
 
 class Committee(nnx.Module):
@@ -51,25 +53,33 @@ def run():
     start = formula_state(SHAPES["training_small_nyud"])
     student = abstract_student(CONFIG)
     load_pytorch_state(student, start)
-    graph, params, stats, frozen = nnx.split(student, optim.trainable("none", False), nnx.BatchStat, ...)
-    optimizer = optim.optimizer("multitask", SETTINGS)
+    graph, params, stats, frozen = nnx.split(student, stages.trainable("none", False), nnx.BatchStat, ...)
+    schedule = optim.polynomial(2e-4, 40, power=0.9)
+    optimizer = optim.adamw(schedule, weight_decay=1e-6, clip=10.0)
     committee, features = nnx.split(Committee())
-    objective = steps.Objective(
-        student=graph,
-        committee=committee,
-        tasks=tuple(TASKS[name] for name, _ in CONFIG.tasks),
-        alpha=1.0,
-        distillation="cos+l1",
+    selected = tuple(TASKS[name] for name, _ in CONFIG.tasks)
+    stage = Stage(
+        name="multitask",
+        steps=40,
+        create=lambda rngs: Student(CONFIG, rngs=rngs),
+        trainable=stages.trainable("none", False),
+        loss=multitask.loss(selected, stages.distillation("cos+l1"), alpha=1.0),
         optimizer=optimizer,
-        schedule=optim.schedule("multitask", SETTINGS),
+        schedule=schedule,
+        batches=lambda: None,
+        inputs={},
+        start=lambda previous: Start(),
+        frozen=Frozen(
+            features, lambda places: features, lambda state, batch: nnx.merge(committee, state)(batch["image"])
+        ),
     )
     batch = {name: jnp.asarray(channels_last(reference[f"label/{name}"])) for name, _ in CONFIG.tasks}
     batch = {name: label if name == "normals" else label[..., 0] for name, label in batch.items()}
     batch["image"] = jnp.asarray(channels_last(formula_input("image", (2, 3, 64, 96))))
-    state = steps.TrainState(
+    state = TrainState(
         jnp.zeros((), jnp.int32), jnp.zeros((), jnp.uint32), params, frozen, stats, optimizer.init(params)
     )
-    step, logs = jax.jit(partial(steps.multitask_step, objective)), []
+    step, logs = jax.jit(partial(train_step, stage, graph)), []
     for _ in range(4):
         state, values = step(state, features, batch)
         logs.append(jax.device_get(values))

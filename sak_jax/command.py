@@ -1,0 +1,64 @@
+"""The command `sak-jax COMMAND ..`: training, and every tool as a subcommand, from an installed package."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sak_jax.errors import UserError
+
+COMMANDS = {
+    "train": ("sak_jax.main", "train and evaluate a recipe"),
+    "evaluate": ("sak_jax.main", "evaluate the newest checkpoint of a run"),
+    "convert-teacher": ("convert_teacher", "weights of timm, Hugging Face or the authors to ours"),
+    "list-teachers": ("list_teachers", "the registry of teachers"),
+    "import": ("import_pytorch", "a published checkpoint to ours"),
+    "export-pytorch": ("export_pytorch", "a checkpoint of ours to PyTorch"),
+    "prepare-data": ("prepare_data", "original files to ArrayRecord"),
+    "boundaries": ("evaluate_boundaries", "the boundary score of saved predictions"),
+    "benchmark": ("benchmark", "step time, images/s and memory of a recipe"),
+    "benchmark-data": ("benchmark_data", "throughput of the input pipeline"),
+    "compare": ("compare", "methods against each other over several seeds"),
+    "write-rooms": ("write_rooms", "the embedded data set as files of another"),
+}
+"""By name: the module, in the package or among the tools, and what it is for."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a subcommand and returns its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        print("sak-jax COMMAND ..; `sak-jax COMMAND --help` tells its flags\n")
+        print("\n".join(f"  {name.ljust(width)}  {purpose}" for name, (_, purpose) in COMMANDS.items()))
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"error: there is no command {name!r}: it is one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    if name == "evaluate":
+        rest = ["--mode=evaluate", *rest]
+    module = COMMANDS[name][0]
+    sys.argv[0] = f"sak-jax {name}"  # What --help calls it.
+    return (importlib.import_module(module) if "." in module else tool(module)).main(rest)
+
+
+def tool(name: str):
+    """A tool's module: as it was installed with the package, or from a checkout.
+
+    Raises:
+      UserError: it is in neither.
+    """
+    installed = f"sak_jax.tools.{name}"
+    if importlib.util.find_spec("sak_jax.tools") and importlib.util.find_spec(installed):
+        return importlib.import_module(installed)
+    file = Path(__file__).parents[1] / "tools" / f"{name}.py"
+    if not file.is_file():
+        raise UserError(f"the tool {name} was not installed with the package: install sak_jax again")
+    sys.path.insert(0, str(file.parent))  # As when the file itself is run.
+    return importlib.import_module(name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""From shapes to arrays on the mesh: one abstract state serves initialising, restoring, planning and benchmarks."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from sak_jax.engine import mesh as meshes
+from sak_jax.engine.stage import Stage, Start
+from sak_jax.engine.step import TrainState, train_step
+from sak_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A stage on a mesh, before any array exists.
+
+    Attributes:
+      stage: the stage.
+      mesh: the devices.
+      model: graph definition of its model.
+      state: the `TrainState` as shapes that say where they lie.
+      frozen: the same of `stage.frozen`, or None.
+      batch: the same of a global batch.
+    """
+
+    stage: Stage
+    mesh: Mesh
+    model: nnx.GraphDef
+    state: TrainState
+    frozen: object
+    batch: dict[str, jax.ShapeDtypeStruct]
+
+    def jitted(self):
+        """The step `(state, frozen, batch) -> (state, logs)`; the state is donated and stays where it lies."""
+        return jax.jit(
+            partial(train_step, self.stage, self.model),
+            donate_argnums=0,
+            out_shardings=(places(self.state), meshes.replicated(self.mesh)),
+        )
+
+
+def plan(stage: Stage, mesh: Mesh, table: Mapping[str, tuple] | None = None) -> Plan:
+    """Shapes and places of all that a stage's step takes.
+
+    Args:
+      stage: the stage.
+      mesh: the devices; those of a machine one does not have will do.
+      table: where parameters lie, see `mesh.shardings`.
+    """
+    abstract = jax.eval_shape(partial(_create, stage), jax.ShapeDtypeStruct((), jnp.uint32))
+    model = nnx.graphdef(nnx.eval_shape(lambda: stage.create(nnx.Rngs(0))))
+    frozen = None
+    if stage.frozen is not None:
+        frozen = placed(stage.frozen.abstract, meshes.shardings(stage.frozen.abstract, mesh, table))
+    rows = meshes.batch_sharding(mesh)
+    batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in stage.inputs.items()}
+    return Plan(stage, mesh, model, placed(abstract, meshes.shardings(abstract, mesh, table)), frozen, batch)
+
+
+def placed(abstract, where):
+    """Shapes that say where they lie."""
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract, where)
+
+
+def places(tree):
+    """The shardings of a tree of arrays or of shapes that say where they lie."""
+    return jax.tree.map(lambda x: x.sharding, tree)
+
+
+def seed(plan: Plan, value: int) -> jax.Array:
+    """The seed on the mesh, as a `TrainState` has it."""
+    return meshes.put(np.asarray(value, np.uint32), plan.state.seed.sharding)
+
+
+def fresh(plan: Plan, seed: int) -> TrainState:
+    """A state with newly initialised parameters, made where it lies."""
+    # Runs once: on a CPU, where optimising it would take longer than training some small students, it is not optimised.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    create = jax.jit(partial(_create, plan.stage), out_shardings=places(plan.state), compiler_options=options)
+    return create(jnp.asarray(seed, jnp.uint32))
+
+
+def _create(stage: Stage, seed: jax.Array) -> TrainState:
+    model = stage.create(nnx.Rngs(jax.random.key(seed)))
+    _, params, stats, frozen = nnx.split(model, stage.trainable, nnx.BatchStat, ...)
+    return TrainState(jnp.zeros((), jnp.int32), seed, params, frozen, stats, stage.optimizer.init(params))
+
+
+def started(state: TrainState, start: Start) -> TrainState:
+    """A fresh state with the weights that it starts from; the optimiser's is as for the fresh one.
+
+    Raises:
+      UserError: an array has another shape, or the model lacks it.
+    """
+    weights, used = start.weights, set()
+
+    def fill(part: nnx.State) -> nnx.State:
+        filled = {}
+        for path, value in nnx.to_flat_state(part):
+            if path in weights:
+                if weights[path].shape != value.shape:
+                    raise UserError(
+                        f"{start.name} does not fit: {'.'.join(map(str, path))} has shape {weights[path].shape} there "
+                        f"and {value.shape} here; use the recipe that made it, or another start"
+                    )
+                used.add(path)
+                value = value.replace(meshes.put(np.asarray(weights[path], value.dtype), value.sharding))
+            filled[path] = value
+        return nnx.from_flat_state(filled)
+
+    state = dataclasses.replace(state, params=fill(state.params), frozen=fill(state.frozen), stats=fill(state.stats))
+    unused = sorted(set(weights) - used)
+    if unused:
+        raise UserError(f"{start.name} does not fit: it has {'.'.join(map(str, unused[0]))}, which this recipe lacks")
+    return state

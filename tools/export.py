@@ -1,0 +1,54 @@
+"""Write a trained student as a file that runs without sak_jax.
+
+    python tools/export.py --checkpoint=DIR --output=student.stablehlo [--uint8]     for JAX: CPUs, GPUs and TPUs
+    python tools/export.py --checkpoint=DIR --output=student.onnx [--uint8]          for ONNX Runtime and others
+
+DIR is a workdir or one checkpoint in it. Either file takes images [b, H, W, 3] of the recipe's size, any number at a
+time, and gives each task's raw output [b, H, W, channels]. Images are float32 and ImageNet-normalised, or with --uint8
+as they are, 0..255. In JAX:
+
+    import jax
+    predict = jax.export.deserialize(bytearray(open("student.stablehlo", "rb").read())).call
+    depth = predict(images)["depth"]
+
+ONNX needs the packages of the extra: pip install 'sak_jax[export]'.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from sak_jax import cli
+
+
+@cli.exit_status
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a workdir or one checkpoint in it")
+    parser.add_argument("--output", required=True, metavar="FILE", help="ends in .stablehlo or .onnx")
+    parser.add_argument("--uint8", action="store_true", help="the file takes uint8 images and normalises them itself")
+    parser.add_argument("--force", action="store_true", help="replace an output that is there")
+    options = parser.parse_args(argv)
+    from etils import epath
+
+    from sak_jax.errors import UserError
+
+    output = epath.Path(options.output).expanduser()
+    if output.suffix not in (".stablehlo", ".onnx"):
+        raise UserError(f"--output={options.output}: the name must end in .stablehlo or .onnx")
+    if output.is_dir():
+        raise UserError(f"--output={options.output} is a folder: name a file")
+    if output.exists() and not options.force:
+        raise UserError(f"--output={options.output} is there already: give another name, or --force to replace it")
+    import sak_jax
+    from sak_jax import export, paths
+
+    loaded = sak_jax.load(options.checkpoint)
+    convert = export.onnx if output.suffix == ".onnx" else export.stablehlo
+    content = convert(loaded.student, tuple(loaded.config.image_size), preprocess=options.uint8)
+    paths.write_bytes(output, content)
+    print(f"wrote {output} ({len(content) / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

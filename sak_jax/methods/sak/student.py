@@ -10,6 +10,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
+from sak_jax.methods.distillation import state
 from sak_jax.methods.sak import adapters, routers
 from sak_jax.nn import heads, layers
 from sak_jax.nn.vit import ViT, ViTConfig
@@ -37,6 +38,7 @@ class StudentConfig:
       router: `mor`, or `none` for the plain sum of all experts.
       noisy_gating: whether routers learn a noise deviation and training draws noise.
       down_ratio: adapters have width / down_ratio channels inside.
+      standardise: how teacher features are standardised, a key of `distillation.statistics`.
       dtype: of the computation; parameters are float32.
       remat: recompute each block in the backward pass instead of keeping its activations.
     """
@@ -48,6 +50,7 @@ class StudentConfig:
     router: str = "mor"
     noisy_gating: bool = True
     down_ratio: int = 4
+    standardise: str = "none"
     dtype: str = "float32"
     remat: bool = False
 
@@ -109,6 +112,9 @@ class Student(nnx.Module):
         )
         self.routers = layers.stack(router, [LEVELS, tasks], rngs) if routed else None
         self.heads = heads.DecodeHeads(width, LEVELS, dict(config.tasks), dtype=dtype, rngs=rngs) if tasks else None
+        levels = [f"level{level}" for level in range(LEVELS)]
+        widths = {name: dict.fromkeys(levels, target) for name, target in config.teachers}
+        self.statistics = state.create(config.standardise, widths)
         self.config = config
 
     def __call__(

@@ -1,7 +1,7 @@
 """Several data sets at once, in groups: each sample knows its group, and groups have equal shares or go by size.
 
-`sources` gives what `pipeline.train_batches` takes, so that batches are as deterministic, and as easily resumed, as those
-of one data set (the sampling `teacher_balanced` of DUNE's code).
+`sources` gives what `pipeline.train_batches` takes, so that batches are as deterministic, and as easily resumed, as
+those of one data set (the sampling `teacher_balanced` of DUNE's code).
 """
 
 import bisect

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,9 @@ KEYS = {
 }
 """`config.multitask`."""
 
+Distillation = Callable[[nnx.Module, Any, Any, Part], tuple[jax.Array, dict[str, jax.Array]]]
+"""(student, its outputs, teachers' features, part) -> loss and logs; the student's statistics are updated in place."""
+
 
 def stage(
     config: ConfigDict,
@@ -35,7 +39,7 @@ def stage(
     trainable: Callable[..., bool],
     start: Callable[[nnx.State | None], Start],
     frozen: Frozen | None = None,
-    distillation: Callable[[object, object], tuple[jax.Array, dict[str, jax.Array]]] | None = None,
+    distillation: Distillation | None = None,
     alpha: float = 0.0,
 ) -> Stage:
     """Stage 2 of a recipe: weighted task losses, and `alpha` times a distillation loss.
@@ -43,7 +47,7 @@ def stage(
     Args:
       config: the recipe.
       create, trainable, start, frozen: of the stage, see `Stage`.
-      distillation: (the student's outputs, teachers' features) -> loss and logs; None without teachers.
+      distillation: None without teachers.
       alpha: weight of the distillation loss.
     """
     settings, selected = config.multitask, tasks.select(recipe.ordered(config.tasks))
@@ -67,7 +71,7 @@ def stage(
     )
 
 
-def loss(selected: tuple[tasks.Task, ...], distillation: Callable | None, alpha: float) -> Loss:
+def loss(selected: tuple[tasks.Task, ...], distillation: Distillation | None, alpha: float) -> Loss:
     """The loss of stage 2, with each task's weighted loss in the logs as `{task}`.
 
     Over the parts of a batch the tasks' losses add up to the whole batch's: what is divided by, counts of pixels, is
@@ -87,7 +91,7 @@ def loss(selected: tuple[tasks.Task, ...], distillation: Callable | None, alpha:
             logs[task.name] = task.weight * value
         total = sum(logs.values())
         if distillation is not None:
-            distilled, teachers = distillation(outputs, features)
+            distilled, teachers = distillation(model, outputs, features, part)
             total = total + alpha * part.share * distilled
             logs |= {"distill": part.share * distilled} | {k: part.share * value for k, value in teachers.items()}
         return total, logs

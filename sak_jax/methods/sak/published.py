@@ -43,7 +43,8 @@ def read_backbone(path: epath.PathLike, config: ConfigDict) -> Student:
         stem = dataclasses.replace(stem, lora=None)
     teachers = _teachers(weights, settings)
     aligners = tuple(name for name, _ in teachers if _aligner_width(weights, name))
-    student = _abstract(dataclasses.replace(settings, stem=stem, teachers=teachers, aligners=aligners))
+    parts = {"stem": stem, "teachers": teachers, "aligners": aligners, "standardise": "none"}
+    student = _abstract(dataclasses.replace(settings, **parts))
     _load(student, weights, config, merge=False, path=path)
     return student
 
@@ -78,6 +79,7 @@ def import_student(
     stage = "multitask" if any(key.startswith("backbone.") for key in arrays) else "distill"
     if config.model.aligners == "auto" and any("ts_aligners." in key for key in arrays):
         config.model.aligners = "all"  # The published code has aligners for all teachers or for none.
+    config.distill.standardise = "none"  # The published code keeps no statistics.
     student = _abstract(build.student_config(config, stage))
     if merge:
         student = _abstract(_without_lora(student.config))

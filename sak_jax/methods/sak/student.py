@@ -11,6 +11,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
+from sak_jax.methods.distillation import state
 from sak_jax.methods.sak import adapters, routers
 from sak_jax.nn import heads, layers, placement, remat
 from sak_jax.nn.vit import ViT, ViTConfig
@@ -38,6 +39,7 @@ class StudentConfig:
       router: `mor`, or `none` for the plain sum of all experts.
       noisy_gating: whether routers learn a noise deviation and training draws noise.
       down_ratio: adapters have width / down_ratio channels inside.
+      standardise: how teacher features are standardised, a key of `distillation.statistics`.
       dtype: of the computation; parameters are float32.
       remat: what training keeps for the backward pass, see `remat.checkpoint`: `named` (fast, little memory), `none`,
         `dots`, `blocks` or `full` (slowest, least memory). True and False are `blocks` and `none`.
@@ -51,6 +53,7 @@ class StudentConfig:
     router: str = "mor"
     noisy_gating: bool = True
     down_ratio: int = 4
+    standardise: str = "none"
     dtype: str = "float32"
     remat: str | bool = "named"
     attention: str = "auto"
@@ -115,6 +118,9 @@ class Student(nnx.Module):
         policy = remat.policy(config.remat)
         head = partial(heads.DecodeHeads, width, LEVELS, dict(config.tasks), dtype=dtype, policy=policy)
         self.heads = head(rngs=rngs) if tasks else None
+        levels = [f"level{level}" for level in range(LEVELS)]
+        widths = {name: dict.fromkeys(levels, target) for name, target in config.teachers}
+        self.statistics = state.create(config.standardise, widths)
         self.config = config
 
     def __call__(

@@ -85,8 +85,9 @@ def test_losses_gradient_norm_and_rate_of_each_step(run, index):
         expected = reference[f"step{index}/loss/{name}"]
         np.testing.assert_allclose(ours[name], expected, rtol=5e-5, err_msg=name)
     # Adam turns rounding in small gradients into whole steps. Run in float64 ours is 1.8e-3 from the reference at the
-    # fourth step, and 3e-4 from itself in float32.
-    tolerance = 1e-4 if index < 3 else 3e-3
+    # fourth step; in float32 what differs in rounding alone (which attention, what is recomputed) lies from -2.4e-3 to
+    # 3.6e-3.
+    tolerance = 1e-4 if index < 3 else 5e-3
     np.testing.assert_allclose(ours["grad_norm"], reference[f"step{index}/grad_norm"], rtol=tolerance)
     np.testing.assert_allclose(ours["lr"], reference[f"step{index}/lr"], rtol=1e-5)
 

@@ -174,7 +174,7 @@ class Student(nnx.Module):
 
         def block(carry, parts):
             (x, residuals), (block, path) = carry, placement.whole(parts)
-            x = block(x)
+            x = remat.keep(block(x), "block")
             if path is not None:
                 residuals = adapters.adapt(path, [r + x for r in residuals])
             return (x, residuals), None

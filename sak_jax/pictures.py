@@ -48,7 +48,10 @@ def read(picture: Given) -> Picture:
       UserError: a file that can't be read, names it; an array of another type or shape.
     """
     if isinstance(picture, str | os.PathLike):
-        return files.decode_image(files.read_bytes(picture), os.fspath(picture), upright=True)
+        try:
+            return files.decode_image(files.read_bytes(picture), os.fspath(picture), upright=True)
+        except UserError as error:  # There is no data set here, whose key would be a remedy.
+            raise UserError(str(error).removesuffix(", or data.on_error=skip")) from error
     shape, dtype = getattr(picture, "shape", None), getattr(picture, "dtype", None)
     if shape is None:
         raise UserError(f"a picture is a uint8 array [h, w, 3] or a path, not {type(picture).__name__}")

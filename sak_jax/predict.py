@@ -32,14 +32,15 @@ def load(path: epath.PathLike, *, best: bool = False) -> "Predictor":
     Raises:
       UserError: there is no checkpoint, or it holds no student of this version.
     """
-    saved, stage, state = checkpoints.load(epath.Path(path).expanduser(), best=best)
+    folder = checkpoints.find(epath.Path(path).expanduser(), best=best)
+    saved, stage, state = checkpoints.load(folder)
     config = recipe.from_dict(saved)
     student = abstract_student(config, stage)
     try:
         nnx.update(student, jax.device_put(state))  # Once, instead of at every call.
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} does not hold the student of its own recipe ({error}); give another one") from error
-    return Predictor(student, config, stage)
+    return Predictor(student, config, stage, folder)
 
 
 def build(config: ConfigDict) -> nnx.Module:
@@ -125,12 +126,14 @@ class Predictor:
       student: the module, for those who want its parts.
       config: the recipe it came from.
       stage: the stage that it was trained in.
+      source: the folder that it was read from, or None.
     """
 
-    def __init__(self, student: nnx.Module, config: ConfigDict, stage: str = ""):
+    def __init__(self, student: nnx.Module, config: ConfigDict, stage: str, source: epath.Path | None = None):
         self.student = student
         self.config = config
         self.stage = stage
+        self.source = source
         self._forward = jax.jit(lambda student, images: student(images))
         self._without_aligned = jax.jit(lambda student, images: dataclasses.replace(student(images), aligned={}))
 

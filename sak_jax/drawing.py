@@ -28,7 +28,9 @@ def draw(result: Result, farthest: float | None = None) -> Picture:
         None: its own largest depth.
     """
     kind, task = tasks.kind_of(result.task), result.task
-    scale = None if farthest is None or not isinstance(kind, Depth) else np.full((1, 1), farthest, np.float32)
+    scale = (
+        None if farthest is None or not isinstance(kind, Depth) else np.full(result.raw.shape[:2], farthest, np.float32)
+    )
     picture = _enlarged(kind.draw_prediction(task, result.raw, scale))
     if isinstance(kind, Depth):
         return np.concatenate([picture, _bar(result, picture.shape[1], farthest or farthest_of(result))])

@@ -3,9 +3,10 @@
     python tools/predict.py --checkpoint=DIR --images PATH.. --output=DIR [--raw] [--resize=H,W] [--tile=N] [--batch=N]
 
 --checkpoint is a workdir, one checkpoint in it, a folder of `save_pretrained`, a repository of the Hugging Face Hub, or
-`rooms`, the small student that comes with the package. PATH is a picture, a video, a folder or a pattern ("*.jpg").
-Without --images the picture that comes with the package is predicted. DIR gets a montage of all tasks, NAME.png, and a picture a task, TASK/NAME.png; of videos .mp4. With --raw also the
-values, NAME.npz (`semseg/classes`, `depth/metres`, ..).
+`rooms`, the small student that comes with the package. PATH is a picture, a video, a folder or a pattern ("*.jpg");
+without --images a picture that comes with the package is predicted. DIR gets a montage of all tasks, NAME.png, and a
+picture a task, TASK/NAME.png; of videos .mp4. With --raw also the values, NAME.npz (`semseg/classes`, `depth/metres`,
+..).
 
 Pictures may have any size and keep it. A file that can't be read is skipped, and the exit status is 1.
 """
@@ -24,9 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     parser = cli.Parser(__doc__)
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="what holds the student")
-    parser.add_argument(
-        "--images", required=True, nargs="+", metavar="PATH", help="pictures, videos, folders, patterns"
-    )
+    parser.add_argument("--images", nargs="+", metavar="PATH", help="pictures, videos, folders, patterns")
     parser.add_argument("--output", required=True, metavar="DIR", help="a folder for the results")
     parser.add_argument("--raw", action="store_true", help="write the values too, as .npz")
     parser.add_argument("--resize", metavar="H,W", help="scale pictures to fit into H x W before they are shown")
@@ -45,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     output = prediction_files.Output(paths.given(options.output), options.raw, options.force)
     output.check(inputs)
     student = hub.from_pretrained(options.checkpoint, best=options.best)
-    if student.config.compilation_cache:
-        import jax
+    import jax
 
+    if student.config.compilation_cache and jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(student.config.compilation_cache))
     output.check(inputs, [task.name for task in student.tasks])
     try:

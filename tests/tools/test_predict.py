@@ -14,11 +14,14 @@ from tests import runs
 from tools import predict
 
 
+NAMES = tuple(f"thing {index}" for index in range(14))
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A checkpoint of a fresh student of the tiny recipe, with names of classes."""
     config, workdir = recipe.load(runs.TINY), tmp_path_factory.mktemp("run")
-    config.tasks.semseg.update({"names": tuple(f"thing {index}" for index in range(14))})
+    config.tasks = {**recipe.ordered(config.tasks), "semseg": {"channels": 14, "names": NAMES}}
     student = sak_jax.build(config)
     checkpoints.write_model(workdir, "multitask", 12, recipe.plain(config), nnx.state(student))
     return workdir

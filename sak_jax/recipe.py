@@ -256,7 +256,9 @@ def incompatible(theirs: Mapping, config: ConfigDict, where: str) -> None:
 def _is_runtime(known: keys.Keys, path: str) -> bool:
     """Whether a key says how a run is carried out, not what it computes."""
     parts = path.split(".")
-    if parts[0] in known and "data" in parts[1:-1]:  # A stage's own `data` has the keys of `data`.
+    if parts[:3] == ["distill", "mix", "sets"]:  # And each set of a mixture has them.
+        path = ".".join(["data", *parts[4:]])
+    elif parts[0] in known and "data" in parts[1:-1]:  # A stage's own `data` has the keys of `data`.
         path = ".".join(parts[parts.index("data", 1) :])
     key = keys.find(known, path)
     return key is not None and key.runtime

@@ -89,7 +89,7 @@ class Batches(grain.DatasetIterator):
 
 
 def train_batches(
-    source: Source,
+    source: Source | tuple[Source, ...],
     transform: Transform,
     batch_size: int,
     seed: int,
@@ -102,7 +102,8 @@ def train_batches(
     """Endless shuffled batches, every epoch in a new order; epochs run on through batches.
 
     Args:
-      source: samples by index (a Grain random access data source).
+      source: samples by index (a Grain random access data source); of a tuple of them each gives an equal
+        share of the samples, in turn, and has epochs of its own.
       transform: function of (sample, generator); the generator depends on the seed and the sample's place in the order.
       batch_size: samples of the global batch.
       seed: decides order and augmentation.
@@ -118,8 +119,14 @@ def train_batches(
     Raises:
       UserError: the source is empty, or the batch cannot be shared evenly.
     """
-    local = _local_batch(source, batch_size, process_count)
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(transform).map(_arrays)
+    sources = source if isinstance(source, tuple) else (source,)
+    local = min(_local_batch(each, batch_size, process_count) for each in sources)
+    seeds = [seed] if len(sources) == 1 else np.random.SeedSequence(seed).generate_state(len(sources)).tolist()
+    shares = [
+        grain.MapDataset.source(each).seed(own).shuffle().repeat().random_map(transform).map(_arrays)
+        for each, own in zip(sources, seeds, strict=True)
+    ]
+    dataset = shares[0] if len(shares) == 1 else grain.MapDataset.mix(shares)
     return Batches(dataset.batch(local, drop_remainder=True)[process_index::process_count], workers, prefetch)
 
 

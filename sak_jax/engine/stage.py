@@ -45,12 +45,14 @@ class Part:
       whole: what `Stage.totals` says of the whole batch, None without.
       share: the part's share of the batch, 1 / number of parts. Losses and logs of the parts are added up, so that a
         mean over images is to be multiplied by it.
+      step: updates made before this one, for what follows a schedule.
     """
 
     batch: Batch
     key: jax.Array
     whole: Any
     share: float
+    step: jax.Array | int = 0
 
 
 Loss = Callable[[nnx.Module, Any, Part], tuple[jax.Array, Logs]]

@@ -21,6 +21,7 @@ from sak_jax.errors import UserError
 METHODS: dict[str, "str | Method"] = {
     "sak": "sak_jax.methods.sak.method",
     "foundation": "sak_jax.methods.foundation.method",
+    "dune": "sak_jax.methods.dune.method",
 }
 """Modules by name, imported when they are asked for, or what `register` was given."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from sak_jax import data, recipe, tasks
 from sak_jax import keys as keys_lib
-from sak_jax.data import pipeline, transforms
+from sak_jax.data import checks, pipeline, transforms
 from sak_jax.engine import optim
 from sak_jax.engine.stage import Evaluation, Frozen, Loss, Part, Stage, Start
 from sak_jax.keys import Key
@@ -27,6 +28,9 @@ KEYS = {
 }
 """`config.multitask`."""
 
+Distillation = Callable[[nnx.Module, Any, Any, Part], tuple[jax.Array, dict[str, jax.Array]]]
+"""(student, its outputs, teachers' features, part) -> loss and logs; the student's statistics are updated in place."""
+
 
 def stage(
     config: ConfigDict,
@@ -35,7 +39,7 @@ def stage(
     trainable: Callable[..., bool],
     start: Callable[[nnx.State | None], Start],
     frozen: Frozen | None = None,
-    distillation: Callable[[object, object], tuple[jax.Array, dict[str, jax.Array]]] | None = None,
+    distillation: Distillation | None = None,
     alpha: float = 0.0,
 ) -> Stage:
     """Stage 2 of a recipe: weighted task losses, and `alpha` times a distillation loss.
@@ -43,7 +47,7 @@ def stage(
     Args:
       config: the recipe.
       create, trainable, start, frozen: of the stage, see `Stage`.
-      distillation: (the student's outputs, teachers' features) -> loss and logs; None without teachers.
+      distillation: None without teachers.
       alpha: weight of the distillation loss.
     """
     settings, selected = config.multitask, tasks.select(recipe.ordered(config.tasks))
@@ -67,7 +71,7 @@ def stage(
     )
 
 
-def loss(selected: tuple[tasks.Task, ...], distillation: Callable | None, alpha: float) -> Loss:
+def loss(selected: tuple[tasks.Task, ...], distillation: Distillation | None, alpha: float) -> Loss:
     """The loss of stage 2, with each task's weighted loss in the logs as `{task}`.
 
     Over the parts of a batch the tasks' losses add up to the whole batch's: what is divided by, counts of pixels, is
@@ -87,7 +91,7 @@ def loss(selected: tuple[tasks.Task, ...], distillation: Callable | None, alpha:
             logs[task.name] = task.weight * value
         total = sum(logs.values())
         if distillation is not None:
-            distilled, teachers = distillation(outputs, features)
+            distilled, teachers = distillation(model, outputs, features, part)
             total = total + alpha * part.share * distilled
             logs |= {"distill": part.share * distilled} | {k: part.share * value for k, value in teachers.items()}
         return total, logs
@@ -108,10 +112,14 @@ def label_counts(selected: tuple[tasks.Task, ...], batch) -> dict[str, dict[str,
 
 def open_batches(config: ConfigDict, selected: tuple[tasks.Task, ...]) -> pipeline.Batches:
     """Stage 2's training batches."""
-    size, settings = tuple(config.image_size), recipe.ordered(config.data)
+    size, settings = tuple(config.image_size), data_settings(config)
+    source = data.create_source(settings, "train", [task.name for task in selected], size)
+    checks.check_labels(source, selected, None, settings["check"])
     return pipeline.train_batches(
-        data.create_source(settings, "train", [task.name for task in selected], size),
-        transforms.multitask_transform(size, selected, scale_range=tuple(config.multitask.scale_range)),
+        source,
+        transforms.multitask_transform(
+            size, selected, scale_range=tuple(config.multitask.scale_range), shrink=settings["resize"]
+        ),
         config.batch_size,
         config.seed,
         workers=settings["workers"],
@@ -121,9 +129,10 @@ def open_batches(config: ConfigDict, selected: tuple[tasks.Task, ...]) -> pipeli
 
 def open_evaluation(config: ConfigDict, selected: tuple[tasks.Task, ...]) -> Evaluation:
     """How stage 2's student is scored on the validation images."""
-    size, settings = tuple(config.image_size), recipe.ordered(config.data)
+    size, settings = tuple(config.image_size), data_settings(config)
     source = data.create_source(settings, "val", [task.name for task in selected], size)
-    transform = transforms.evaluation_transform(size, selected)
+    checks.check_labels(source, selected, None if settings["resize"] else size, settings["check"])
+    transform = transforms.evaluation_transform(size, selected, shrink=settings["resize"])
     boundary = recipe.ordered(config.boundary)
     options = {"odsF": boundary | {"workers": boundary["workers"] or None}}
     return Evaluation(
@@ -137,6 +146,12 @@ def open_evaluation(config: ConfigDict, selected: tuple[tasks.Task, ...]) -> Eva
         score=lambda scores: tasks.score(selected, scores),
         sample=lambda index: transform(source[index], None),
     )
+
+
+def data_settings(config: ConfigDict) -> dict:
+    """`config.data` with the defaults of what it leaves out."""
+    section = recipe.ordered(config.data)
+    return keys_lib.defaults(data.keys(section["name"])) | section
 
 
 def processes() -> dict[str, int]:

@@ -107,7 +107,7 @@ def load(
       UserError: unknown name or option, or the weights are missing or not this model's; the final norm is asked for
         and the teacher, or the file, has none.
     """
-    teacher = _with_offset(get(name), position_offset)
+    teacher = with_offset(get(name), position_offset)
     view = view_of(teacher, normalisation=normalisation, pad=pad, crop=crop, student_patch=student_patch)
     size = view.on_grid(image_size)
     options = {"dtype": dtype, "directory": directory, "random": random, "pad": pad, "norm": norm, "seed": seed}
@@ -135,7 +135,7 @@ def state(
     It has the paths and shapes of `abstract(teacher, teacher.for_size(image_size, pad=pad, norm=norm), dtype)`.
     Arguments and errors are those of `load`; the size is that of the teacher's images.
     """
-    teacher = _with_offset(get(name), position_offset)
+    teacher = with_offset(get(name), position_offset)
     config = _sized(teacher, image_size, pad, norm)
     if random:
         made = jax.jit(lambda: nnx.state(teacher.family.create(config, dtype, nnx.Rngs(seed))))()
@@ -197,7 +197,8 @@ def _sized(teacher: Teacher, image_size: tuple[int, int], pad: bool, norm: bool 
     return teacher.for_size(image_size, pad=pad, norm=norm)
 
 
-def _with_offset(teacher: Teacher, offset: float | None) -> Teacher:
+def with_offset(teacher: Teacher, offset: float | None) -> Teacher:
+    """The entry with the rule by which positions are resized, see `load`; None leaves its own."""
     if offset is None:
         return teacher
     if not hasattr(teacher.config, "position_offset"):

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sak_jax.errors import UserError
+from sak_jax.methods.distillation.keys import DROPPING
 
-METHODS = ("none", "lowest_loss", "own", "own+generic")
+METHODS = DROPPING
 
 
 def check(method: str, probability: float, teachers: Sequence[str], groups: Sequence[str], own: Sequence[str]) -> None:

@@ -20,8 +20,9 @@ from jaxtyping import Array, Float, PyTree
 
 from sak_jax.errors import UserError
 from sak_jax.methods.distillation import phi_s
+from sak_jax.methods.distillation.keys import STANDARDISE
 
-KINDS = ("none", "batch", "running", "frozen", "phi_s")
+KINDS = STANDARDISE
 MEASURED = ("frozen", "phi_s")
 """The kinds whose statistics are measured before training and then stay."""
 

@@ -9,7 +9,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
+
+from sak_jax.methods.distillation.schedule import warmup_cosine
+
+__all__ = ["adamw", "clip_per_tensor", "decayed", "names", "stacked_blocks", "tensor_norms", "warmup_cosine"]
 
 LayerAxes = Callable[[tuple[str, ...]], int]
 """From the path of a parameter to the number of its leading axes that count layers."""
@@ -18,29 +22,6 @@ LayerAxes = Callable[[tuple[str, ...]], int]
 def stacked_blocks(path: tuple[str, ...]) -> int:
     """The layer axes of a student of DUNE or UNIC: 1 within blocks and rungs, else 0."""
     return int("blocks" in path or "rungs" in path)
-
-
-def warmup_cosine(peak: float, final: float, steps: int, warmup: int = 0) -> optax.Schedule:
-    """`warmup` values from 0 to `peak`, both included, then half a cosine from `peak` towards `final`.
-
-    So step 0 has rate 0, and `peak` comes twice (DUNE's and UNIC's code). Without warm-up it is the schedule of the
-    momentum of running statistics (1 to 0.001).
-
-    Args:
-      peak, final: the highest and the last value.
-      steps: of the run; beyond them the value is `final`.
-      warmup: steps of the warm-up.
-    """
-    rest = max(steps - warmup, 1)
-
-    def value(step: Int[Array, ""] | int) -> Float[Array, ""]:
-        step = jnp.asarray(step)
-        rising = peak * step / max(warmup - 1, 1)
-        # (1 + cos x) / 2 as the square of a sine of what is left, which loses nothing near the end.
-        falling = final + (peak - final) * jnp.square(jnp.sin(jnp.pi / 2 * jnp.clip((steps - step) / rest, 0, 1)))
-        return jnp.where(step < warmup, rising, falling)
-
-    return value
 
 
 def names(path: tuple) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from flax import nnx
 from sak_jax.errors import UserError
 from sak_jax.methods.dune.projectors import CLASS, PATCHES
 from sak_jax.methods.dune.student import ENCODERS, Followed, Student, StudentConfig, encoder_config
-from sak_jax.weights import files, names_authors, names_timm, pickles, rules, signature
+from sak_jax.weights import files, names_authors, names_timm, pickles, signature, states
 from sak_jax.weights.rules import LINEAR, Rule, Transform
 
 PREFIXES = ("_orig_mod.", "module.")
@@ -72,7 +72,7 @@ def load_pytorch_state(student: Student, weights: Mapping[str, np.ndarray], *, n
       UserError: a key is missing or left over, or a shape or a kind differs.
     """
     state = nnx.state(student)
-    loaded = rules.load(state, without_prefixes(weights), table(student.config), name=name)
+    loaded = states.load(state, without_prefixes(weights), table(student.config), name=name)
     nnx.update(student, jax.tree.map(_place_like, loaded, state))
 
 
@@ -81,14 +81,14 @@ def pytorch_state(student: Student) -> dict[str, np.ndarray]:
 
     With a ladder or MLPs these are UNIC's names, and the statistics are apart (`unic_statistics`).
     """
-    arrays = rules.export(nnx.state(student), table(student.config))
+    arrays = states.export(nnx.state(student), table(student.config))
     return {key: value for key, value in arrays.items() if not key.startswith(f"{UNIC_STATISTICS}.")}
 
 
 def unic_statistics(student: Student) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """The statistics as UNIC's checkpoints hold them beside the state dict; empty for a student of DUNE."""
     nested: dict = {}
-    for key, value in rules.export(nnx.state(student), table(student.config)).items():
+    for key, value in states.export(nnx.state(student), table(student.config)).items():
         if key.startswith(f"{UNIC_STATISTICS}."):
             _, teacher, kind, part = key.split(".")
             nested.setdefault(teacher, {}).setdefault(kind, {})[part] = value

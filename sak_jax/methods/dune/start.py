@@ -1,11 +1,172 @@
-"""A student for another image size, as DUNE's second stage starts from its first."""
+"""What a stage starts from: a run, a published file, or the shipped stem; and a student for another image size."""
 
 import dataclasses
+import logging
+from collections.abc import Callable
 
+import numpy as np
+from etils import epath
 from flax import nnx
+from ml_collections import ConfigDict
 
-from sak_jax.methods.dune.student import Student, check_size
+from sak_jax import keys, recipe
+from sak_jax.data import pipeline
+from sak_jax.engine import checkpoints
+from sak_jax.engine import mesh as meshes
+from sak_jax.engine.stage import Frozen, Start, Weights
+from sak_jax.errors import UserError
+from sak_jax.methods.distillation import state as measures
+from sak_jax.methods.distillation import statistics
+from sak_jax.methods.dune import build, pytorch
+from sak_jax.methods.dune.student import Student, StudentConfig, check_size
 from sak_jax.nn import resize
+from sak_jax.nn.vit import ViTConfig
+from sak_jax.teachers import rooms
+
+logger = logging.getLogger(__name__)
+
+POSITIONS = ("encoder", "position_embedding")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What there is to start from.
+
+    Attributes:
+      name: for messages.
+      weights: arrays by path.
+      encoder: its encoder's config.
+      student: the student's config where projectors and statistics came along, else None.
+    """
+
+    name: str
+    weights: Weights
+    encoder: ViTConfig
+    student: StudentConfig | None = None
+
+
+def distillation(config: ConfigDict, frozen: Frozen, batches: Callable[[], pipeline.Batches]) -> Start:
+    """What distillation starts from: an earlier distillation with all it has, the shipped stem, or nothing.
+
+    Args:
+      config: the recipe.
+      frozen: the teachers, for statistics that are measured before training.
+      batches: opens the stage's.
+
+    Raises:
+      UserError: the weights are missing, or are those of another student.
+    """
+    if config.init_from and not _tried_out(config):
+        source, target = read(config.init_from), build.student_config(config)
+        if source.student is None:
+            raise UserError(f"config.init_from={config.init_from!r} has no projectors: give a run of distillation")
+        _check_same(source.name, dataclasses.asdict(source.student), dataclasses.asdict(target))
+        student = nnx.eval_shape(lambda: Student(source.student, rngs=nnx.Rngs(0)))
+        nnx.update(student, nnx.from_flat_state(_variables(student, source.weights)))
+        return Start(source.name, flat(nnx.state(at_size(student, tuple(config.image_size)))))
+    found = _shipped(config)
+    if config.distill.standardise in statistics.MEASURED:
+        measured = measures.measured(config, frozen, batches())
+        found = Start(found.name or "measured statistics", found.weights | measured)
+    return found
+
+
+def multitask(config: ConfigDict, previous: nnx.State | None) -> Start:
+    """The distilled encoder; positions for another image size are resized by DINOv2's rule, as it would itself.
+
+    Args:
+      config: the recipe.
+      previous: the student's state after distillation, or None.
+
+    Raises:
+      UserError: the weights are missing, or are those of another encoder.
+    """
+    target = build.encoder(config)
+    if previous is not None:
+        source = Source("distillation", flat(previous), target)
+    elif config.init_from and not _tried_out(config):
+        source = read(config.init_from)
+    else:
+        return _shipped(config)
+    _check_same(source.name, dataclasses.asdict(source.encoder), dataclasses.asdict(target))
+    weights = {path: value for path, value in source.weights.items() if path[0] == "encoder"}
+    if source.encoder.grid != target.grid:
+        offset = target.position_offset
+        options = {"prefix": 1, "antialias": False, "offset": offset}
+        weights[POSITIONS] = np.asarray(
+            resize.resize_positions(weights[POSITIONS], source.encoder.grid, target.grid, **options)
+        )
+    return Start(source.name, weights)
+
+
+def read(path: str) -> Source:
+    """The student in a workdir, a checkpoint or a published file.
+
+    Raises:
+      UserError: there is nothing to read, or it is no student of DUNE or UNIC.
+    """
+    file = epath.Path(path).expanduser()
+    if file.suffix in (".pth", ".pt", ".bin", ".safetensors"):
+        weights = pytorch.read_checkpoint(file)
+        config = pytorch.config_of(weights, name=path)
+        student = nnx.eval_shape(lambda: Student(config, rngs=nnx.Rngs(0)))
+        pytorch.load_pytorch_state(student, weights, name=path)
+        return Source(path, flat(nnx.state(student)), config.encoder, config)
+    if not file.exists():
+        raise UserError(
+            f"config.init_from={path!r} is missing: run the stage that makes it, or give a workdir, a checkpoint or a "
+            "published .pth; --config.teachers.random=True tries the recipe out without"
+        )
+    saved, stage, model = checkpoints.load(file)
+    theirs = recipe.from_dict(saved)
+    if theirs.method != "dune":
+        raise UserError(f"config.init_from={path!r} was made by the method {theirs.method}: give a run of DUNE's")
+    student = build.student_config(theirs) if stage == "distill" else None
+    return Source(path, _nested(model), build.encoder(theirs), student)
+
+
+def _tried_out(config: ConfigDict) -> bool:
+    """Whether a start that is missing is done without, as random teachers try the recipe out."""
+    missing = config.teachers.random and not epath.Path(config.init_from).expanduser().exists()
+    if missing:
+        logger.warning("%s is missing; to try the recipe out, it starts from random weights", config.init_from)
+    return missing
+
+
+def _check_same(name: str, theirs: dict, mine: dict) -> None:
+    """Raises UserError where two students differ in more than image size, precision and remat."""
+    theirs, mine = keys.flatten(theirs), keys.flatten(mine)
+    for key in keys.differing(theirs, mine):
+        if key.split(".")[-1] not in ("image_size", "dtype", "remat"):
+            raise UserError(
+                f"{name} is another student: {key} is {theirs.get(key)!r} there and {mine.get(key)!r} here; give the "
+                "recipe that made it, or another start"
+            )
+
+
+def _shipped(config: ConfigDict) -> Start:
+    if not config.model.stem_init:
+        return Start()
+    weights = {("encoder", *path): value for path, value in rooms.stem_state().items()}
+    grid = build.encoder(config).grid
+    positions = resize.resize_positions(weights[POSITIONS], rooms.STEM.grid, grid, prefix=1, antialias=False)
+    return Start("the rooms stem", weights | {POSITIONS: np.asarray(positions)})
+
+
+def flat(state: nnx.State) -> Weights:
+    """Arrays on the host by path."""
+    return {path: np.asarray(value[...]) for path, value in nnx.to_flat_state(meshes.gather(state))}
+
+
+def _nested(tree: dict, prefix: tuple = ()) -> Weights:
+    found = {}
+    for key, value in tree.items():
+        found |= _nested(value, (*prefix, key)) if isinstance(value, dict) else {(*prefix, key): value}
+    return found
+
+
+def _variables(student: Student, weights: Weights) -> dict:
+    return {path: leaf.replace(weights[path]) for path, leaf in nnx.to_flat_state(nnx.state(student))}
 
 
 def at_size(student: Student, image_size: tuple[int, int]) -> Student:

@@ -1,6 +1,7 @@
 """The student: one vision transformer, and a projector for each teacher (DUNE, section 4; UNIC, section 3)."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sak_jax.errors import UserError
-from sak_jax.methods.distillation import statistics
+from sak_jax.methods.distillation import state, statistics
 from sak_jax.methods.dune import projectors
 from sak_jax.methods.dune.projectors import CLASS, PATCHES
 from sak_jax.nn.vit import ViT, ViTConfig
@@ -25,7 +26,12 @@ ENCODERS = {
 
 
 def encoder_config(
-    size: str, image_size: tuple[int, int], *, patch: int = 14, registers: int = 4, layer_scale: bool = True
+    size: str | Mapping[str, int],
+    image_size: tuple[int, int],
+    *,
+    patch: int = 14,
+    registers: int = 4,
+    layer_scale: bool = True,
 ) -> ViTConfig:
     """The encoder of DUNE; with patch 16 and neither registers nor layer scale that of UNIC.
 
@@ -33,17 +39,17 @@ def encoder_config(
     default, layer scales from 1e-4. Images of another size get positions by DINOv2's rule.
 
     Args:
-      size: a key of `ENCODERS`.
+      size: a key of `ENCODERS`, or sizes like its values.
       image_size: (height, width) that the table of positions is for.
       patch, registers, layer_scale: see `ViTConfig`.
 
     Raises:
       UserError: unknown size, or an image that is no whole number of patches.
     """
-    if size not in ENCODERS:
+    if isinstance(size, str) and size not in ENCODERS:
         raise UserError(f"model.stem is {size!r}: set it to one of {', '.join(ENCODERS)}")
     check_size(image_size, patch)
-    sizes = ENCODERS[size]
+    sizes = ENCODERS[size] if isinstance(size, str) else size
     step = sizes["depth"] // 4
     return ViTConfig(
         **sizes,
@@ -147,16 +153,8 @@ class Student(nnx.Module):
                 for teacher in teachers
             }
         )
-        stats = lambda width: nnx.Dict(  # noqa: E731
-            {key: nnx.BatchStat(value) for key, value in statistics.initial(config.standardise, width).items()}
-        )
-        self.statistics = nnx.Dict(
-            {
-                teacher.name: nnx.Dict({kind: stats(teacher.width) for kind in teacher.tokens})
-                for teacher in teachers
-                if config.standardise != "none"
-            }
-        )
+        widths = {teacher.name: {kind: teacher.width for kind in teacher.tokens} for teacher in teachers}
+        self.statistics = state.create(config.standardise, widths)
         self.config = config
 
     def encode(self, images: Float[Array, "b H W 3"], *, every_block: bool = False) -> Float[Array, "*depth b n d"]:
@@ -220,17 +218,11 @@ class Student(nnx.Module):
         """The statistics of all teachers' features: `{teacher: {kind of token: {name: array}}}`."""
         if self.config.standardise == "none":
             return {teacher.name: {kind: {} for kind in teacher.tokens} for teacher in self.config.teachers}
-        return {
-            teacher: {kind: {key: x[...] for key, x in own.items()} for kind, own in kinds.items()}
-            for teacher, kinds in self.statistics.items()
-        }
+        return state.values(self.statistics)
 
     def set_statistics(self, new: dict[str, dict[str, statistics.Statistics]]) -> None:
         """Replaces the statistics, in place, by such as `running_statistics` gives."""
-        for teacher, kinds in self.statistics.items():
-            for kind, own in kinds.items():
-                for key, variable in own.items():
-                    variable[...] = new[teacher][kind][key]
+        state.replace(self.statistics, new)
 
     def _whole(self, images: Float[Array, "b H W 3"]) -> Float[Array, "*depth b n d"]:
         check_size(images.shape[1:3], self.config.encoder.patch)

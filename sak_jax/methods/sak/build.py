@@ -1,19 +1,15 @@
 """From a recipe to SAK's student and its committee."""
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
 from ml_collections import ConfigDict
 
 from sak_jax import recipe, tasks
-from sak_jax.engine import mesh as meshes
 from sak_jax.engine.stage import Frozen
 from sak_jax.errors import UserError
-from sak_jax.methods.sak.keys import selected_teachers
+from sak_jax.methods.distillation import teachers as committees
+from sak_jax.methods.distillation.keys import selected_teachers
 from sak_jax.methods.sak.student import LEVELS, STEMS, StudentConfig
 from sak_jax.nn.vit import LoRA, ViTConfig
 from sak_jax.teachers import registry
-from sak_jax.teachers.committee import Committee
 
 
 def student_config(config: ConfigDict, stage: str) -> StudentConfig:
@@ -55,7 +51,11 @@ def student_config(config: ConfigDict, stage: str) -> StudentConfig:
     selected = tasks.select(recipe.ordered(config.tasks)) if stage == "multitask" else ()
     return StudentConfig(
         stem=ViTConfig(
-            **sizes, taps=tuple(range(step - 1, sizes["depth"], step)), image_size=tuple(config.image_size), lora=lora
+            **sizes,
+            taps=tuple(range(step - 1, sizes["depth"], step)),
+            image_size=tuple(config.image_size),
+            lora=lora,
+            attention=model.attention,
         ),
         teachers=teachers,
         tasks=tuple((task.name, task.channels) for task in selected),
@@ -63,6 +63,7 @@ def student_config(config: ConfigDict, stage: str) -> StudentConfig:
         router=model.router,
         noisy_gating=model.noisy_gating,
         down_ratio=model.down_ratio,
+        standardise=config.distill.standardise if teachers else "none",
         dtype=config.dtype,
         remat=model.remat,
     )
@@ -74,34 +75,5 @@ def committee(config: ConfigDict) -> Frozen | None:
     Raises:
       UserError: a teacher is unknown or its weights are missing; names the file and the command that makes it.
     """
-    if not selected_teachers(config):
-        return None
-    dtype = jnp.dtype(teachers_dtype(config))
-    modules, views, options = {}, {}, {}
-    for name, settings in selected_teachers(config).items():
-        teacher = registry.get(settings.pop("model"))
-        sized = teacher.for_size(tuple(config.image_size), pad=settings.get("pad", True))
-        modules[name] = registry.abstract(teacher, sized, dtype)
-        views[name] = registry.view_of(teacher, **settings)
-        options[name] = {"name": teacher.name, "pad": settings.get("pad", True)}
-    graph, abstract = nnx.split(Committee(modules, views))
-
-    def load(places):
-        loaded = {}
-        for name, given in options.items():
-            arrays = registry.state(
-                **given,
-                image_size=tuple(config.image_size),
-                dtype=dtype,
-                directory=config.teachers.dir,
-                random=config.teachers.random,
-            )
-            loaded[name] = meshes.put(arrays, places["teachers"][name])
-        return nnx.State({"teachers": loaded})
-
-    return Frozen(abstract, load, lambda state, batch: nnx.merge(graph, state, copy=True)(batch["image"]))
-
-
-def teachers_dtype(config: ConfigDict) -> str:
-    """The precision of the teachers: as the recipe says, else bfloat16 on accelerators and float32 on CPUs."""
-    return config.teachers.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    rows = selected_teachers(config)
+    return committees.committee(config, rows, lambda committee, images: committee(images)) if rows else None

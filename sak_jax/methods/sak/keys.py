@@ -5,24 +5,10 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from sak_jax import keys, recipe, tasks
-from sak_jax.errors import UserError
 from sak_jax.keys import Key
 from sak_jax.methods import multitask
-
-TEACHER = {
-    "model": Key(""),  # A key of the registry of teachers.
-    # Of the images it gets: the student's own, or what its weights were trained with.
-    "normalisation": Key("imagenet", choices=("imagenet", "native")),
-    "pad": Key(True),  # SAM's images are padded to 1024 x 1024.
-    "crop": Key(False),  # The padded part of SAM's maps is left out.
-}
-
-TEACHERS = {
-    "random": Key(False),  # Random teachers, to try a recipe out without weights.
-    "dir": Key("", runtime=True),  # Where converted weights lie; "" is ~/.cache/sak_jax/teachers.
-    # Of their weights and computation; "" is bfloat16 on accelerators and float32 on CPUs.
-    "dtype": Key("", choices=("", "float32", "bfloat16")),
-}
+from sak_jax.methods.distillation import keys as shared
+from sak_jax.methods.distillation.keys import selected_teachers
 
 KEYS = {
     "model": {
@@ -38,14 +24,17 @@ KEYS = {
         "down_ratio": Key(4, above=0),  # Width of the stem over width inside an adapter.
         "aligners": Key("auto", choices=("auto", "all", "none")),  # "auto": where widths differ.
         "freeze": Key("none", choices=("none", "stem", "all_but_routers")),  # The latter lets the heads learn too.
-        "remat": Key(False, runtime=True),  # Recompute blocks in the backward pass: less memory, more time.
+        # What the backward pass keeps, see `sak_jax.nn.remat`; "none" keeps all, "full" recomputes all.
+        "remat": Key("named", choices=("none", "named", "dots", "blocks", "full"), runtime=True),
+        # How attention is computed, teachers' too: "auto" is what suits the device, see `sak_jax.nn.attention`.
+        "attention": Key("auto", choices=("auto", "xla", "cudnn", "pallas", "looped"), runtime=True),
         "lora": {  # On the stem in stage 1.
             "rank": Key(0, at_least=0),
             "alpha": Key(16.0, above=0),
             "targets": Key(("qkv", "proj"), choices=("qkv", "proj", "fc1", "fc2")),
         },
     },
-    "teachers": TEACHERS | {keys.ROWS: TEACHER},  # And {name: {"model": ..}}, a row a teacher.
+    "teachers": shared.TEACHERS | {keys.ROWS: shared.TEACHER},  # And {name: {"model": ..}}, a row a teacher.
     "distill": {  # Stage 1.
         "steps": Key(0, at_least=0),
         "lr": Key(1e-3, at_least=0),
@@ -56,8 +45,8 @@ KEYS = {
         "clip": Key(0.0, at_least=0),  # Global norm of the gradient; 0 is no clipping.
         "accumulate": Key(1, above=0),  # Parts a batch is split into, one after another.
         "loss": Key("cos+l1", choices=("cos+l1", "cos", "l2")),
-        "data": Key({}, open=True),  # What differs from `data` in stage 1, which reads the images without labels.
-    },
+    }
+    | shared.DISTILL,
     "multitask": multitask.KEYS | {"alpha": Key(1.0, at_least=0)},  # Weight of the distillation; 0: no teachers.
 }
 
@@ -74,28 +63,18 @@ def check(config: ConfigDict, devices: int) -> None:
     recipe.require(not steps or warmup < steps, config, "distill.warmup_steps", wanted)
     recipe.require(not steps or bool(teachers), config, "distill.steps", "needs teachers")
     recipe.require(not config.multitask.steps or len(config.tasks) > 0, config, "multitask.steps", "needs tasks")
-    for name, teacher in teachers.items():
-        if not teacher.get("model"):
-            raise UserError(f"config.teachers.{name} lacks its model: give it a key of the registry of teachers")
+    shared.check_following(config)
+    if config.distill.dropping in ("own", "own+generic") and config.multitask.steps and config.multitask.alpha:
+        wanted = "goes by groups of data, which labelled images have not: set multitask.alpha=0 beside it"
+        recipe.require(False, config, "distill.dropping", wanted)
     if steps:
-        multitask.check_data(config, distill_data(config), "distill.data")
+        shared.check_images(config)
     if config.multitask.steps:
         tasks.select(recipe.ordered(config.tasks))
         student_config(config, "multitask")
         multitask.check_data(config, recipe.ordered(config.data), "data")
     else:
         student_config(config, "distill")
-
-
-def distill_data(config: ConfigDict) -> dict:
-    """`config.data` as stage 1 reads it."""
-    return recipe.ordered(config.data) | recipe.ordered(config.distill.data)
-
-
-def selected_teachers(config: ConfigDict) -> dict[str, dict]:
-    """The recipe's teachers and their settings, in its order."""
-    rows = recipe.ordered(config.teachers).items()
-    return {name: settings for name, settings in rows if name not in TEACHERS and isinstance(settings, dict)}
 
 
 def set_teachers(config: ConfigDict, teachers: Mapping[str, Mapping]) -> None:

@@ -29,20 +29,22 @@ def read_backbone(path: epath.PathLike, config: ConfigDict) -> Student:
     recipe's. Routers and heads are left out.
 
     Raises:
-      UserError: the file can't be read, or is not of the recipe's stem.
+      UserError: the file can't be read, is not of the recipe's stem, or holds what is no number.
     """
     weights = {
         key.removeprefix("backbone."): value
         for key, value in files.read_weights(path).items()
         if not re.match(r"(backbone\.)?mor\.|heads\.", key)
     }
+    files.check_finite(weights, str(path))
     settings = build.student_config(config, "distill")
     stem = dataclasses.replace(settings.stem, image_size=_image_size(weights, settings, path))
     if not _has_lora(weights):
         stem = dataclasses.replace(stem, lora=None)
     teachers = _teachers(weights, settings)
     aligners = tuple(name for name, _ in teachers if _aligner_width(weights, name))
-    student = _abstract(dataclasses.replace(settings, stem=stem, teachers=teachers, aligners=aligners))
+    parts = {"stem": stem, "teachers": teachers, "aligners": aligners, "standardise": "none"}
+    student = _abstract(dataclasses.replace(settings, **parts))
     _load(student, weights, config, merge=False, path=path)
     return student
 
@@ -77,6 +79,7 @@ def import_student(
     stage = "multitask" if any(key.startswith("backbone.") for key in arrays) else "distill"
     if config.model.aligners == "auto" and any("ts_aligners." in key for key in arrays):
         config.model.aligners = "all"  # The published code has aligners for all teachers or for none.
+    config.distill.standardise = "none"  # The published code keeps no statistics.
     student = _abstract(build.student_config(config, stage))
     if merge:
         student = _abstract(_without_lora(student.config))

@@ -63,10 +63,12 @@ def pytorch_state(student: Student) -> dict[str, np.ndarray]:
     """The student's weights under the published names, as numpy arrays: the exact inverse of `load_pytorch_state`.
 
     A student without tasks is written as stage 1, one with tasks as stage 2, low-rank updates in peft's naming.
+    Statistics of the teachers' features, which the published code does not keep, are left out.
     """
     config = student.config
     prefix = "backbone." if config.tasks else ""
-    return states.export(nnx.state(student), _table(config, prefix), labels=_labels(config))
+    state = nnx.State({part: value for part, value in nnx.state(student).items() if part != "statistics"})
+    return states.export(state, _table(config, prefix), labels=_labels(config))
 
 
 def place_like(array: np.ndarray, old: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:

@@ -1,18 +1,16 @@
 """SAK's two stages (section 3.3): distillation without labels, then multi-task learning with distillation beside it."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sak_jax import data
 from sak_jax.data import pipeline, transforms
 from sak_jax.engine import optim
 from sak_jax.engine.stage import Frozen, Part, Stage
 from sak_jax.methods import multitask
-from sak_jax.methods.sak import build, start
-from sak_jax.methods.sak.keys import distill_data
-from sak_jax.methods.sak.losses import distillation_loss
+from sak_jax.methods.distillation import dropping, images, keys, state, statistics
+from sak_jax.methods.distillation.schedule import warmup_cosine
+from sak_jax.methods.sak import build, losses, start
 from sak_jax.methods.sak.student import Student
 
 
@@ -40,10 +38,11 @@ def distill_stage(config: ConfigDict, frozen: Frozen) -> Stage:
 
     def loss(student: Student, features, part: Part):
         outputs = student(part.batch["image"], train=True, rngs=nnx.Rngs(noise=part.key))
-        total, teachers = compare(outputs, features)
+        total, teachers = compare(student, outputs, features, part)
         return part.share * total, {k: part.share * value for k, value in ({"distill": total} | teachers).items()}
 
-    compare = distillation(settings.loss)
+    compare = distillation(config, settings.steps)
+    measure = measures(config, frozen)
     return Stage(
         name="distill",
         steps=settings.steps,
@@ -53,8 +52,8 @@ def distill_stage(config: ConfigDict, frozen: Frozen) -> Stage:
         optimizer=optim.adamw(schedule, weight_decay=settings.weight_decay, clip=settings.clip),
         schedule=schedule,
         batches=lambda: open_batches(config),
-        inputs={"image": jax.ShapeDtypeStruct((config.batch_size, *config.image_size, 3), jnp.float32)},
-        start=lambda previous: start.start(config, "distill", previous),
+        inputs=images.inputs(config),
+        start=lambda previous: start.start(config, "distill", previous, measure),
         frozen=frozen,
         accumulate=settings.accumulate,
     )
@@ -68,9 +67,11 @@ def multitask_stage(config: ConfigDict, frozen: Frozen | None) -> Stage:
         config,
         create=_creates(config, "multitask"),
         trainable=trainable(config.model.freeze, lora_only=False),
-        start=lambda previous: start.start(config, "multitask", previous),
+        start=lambda previous: start.start(
+            config, "multitask", previous, measures(config, frozen) if distils else None
+        ),
         frozen=frozen if distils else None,
-        distillation=distillation(config.distill.loss) if distils else None,
+        distillation=distillation(config, config.multitask.steps) if distils else None,
         alpha=alpha,
     )
 
@@ -97,15 +98,7 @@ def trainable(freeze: str, lora_only: bool):
 
 def open_batches(config: ConfigDict) -> pipeline.Batches:
     """Stage 1's images, without labels."""
-    settings, size = distill_data(config), tuple(config.image_size)
-    return pipeline.train_batches(
-        data.create_source(settings, "train", (), size),
-        transforms.distill_transform(size),
-        config.batch_size,
-        config.seed,
-        workers=settings["workers"],
-        **multitask.processes(),
-    )
+    return images.open_batches(config, transforms.distill_transform(tuple(config.image_size)))
 
 
 def _creates(config: ConfigDict, stage: str):
@@ -113,11 +106,43 @@ def _creates(config: ConfigDict, stage: str):
     return lambda rngs: Student(settings, rngs=rngs)
 
 
-def distillation(kind: str):
-    """The distillation loss of a kind as `multitask.loss` takes it, with each teacher's part in the logs."""
+def measures(config: ConfigDict, frozen: Frozen):
+    """What gives the statistics of the teachers' features before training, or None where they are not measured."""
+    if config.distill.standardise not in statistics.MEASURED:
+        return None
+    return lambda: state.measured(config, frozen, open_batches(config), losses.by_level)
 
-    def compare(outputs, features):
-        total, teachers = distillation_loss(outputs.aligned, features, kind=kind)
-        return total, {f"distill/{name}": value for name, value in teachers.items()}
+
+def distillation(config: ConfigDict, steps: int) -> multitask.Distillation:
+    """The distillation loss of a stage, with each teacher's part in the logs.
+
+    Args:
+      config: the recipe.
+      steps: of the stage, over which the momentum of running statistics falls.
+    """
+    settings = config.distill
+    following = losses.Following(
+        kind=settings.loss,
+        standardise=settings.standardise,
+        dropping=settings.dropping,
+        probability=settings.drop_probability,
+        **keys.own_groups(config),
+    )
+    momentum = warmup_cosine(*settings.momentum, steps)
+
+    def compare(student, outputs, features, part: Part):
+        own = state.values(student.statistics)
+        draws = dropping.draw(jax.random.fold_in(part.key, 1), len(part.batch["image"]), max(len(features), 2))
+        total, logs, moved = losses.followed_loss(
+            following,
+            outputs.aligned,
+            features,
+            own,
+            momentum=momentum(part.step),
+            draws=draws,
+            groups=part.batch.get("group"),
+        )
+        state.replace(student.statistics, moved)
+        return total, logs
 
     return compare

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 
 import numpy as np
 from etils import epath
@@ -13,8 +14,8 @@ from sak_jax.engine import checkpoints
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine.stage import Start, Weights
 from sak_jax.errors import UserError
+from sak_jax.methods.distillation.keys import selected_teachers
 from sak_jax.methods.sak import build
-from sak_jax.methods.sak.keys import selected_teachers
 from sak_jax.methods.sak.published import read_backbone
 from sak_jax.methods.sak.student import StudentConfig
 from sak_jax.nn.resize import resize_positions
@@ -22,7 +23,7 @@ from sak_jax.teachers import rooms, stems
 
 logger = logging.getLogger(__name__)
 
-BACKBONE = ("stem", "adapters", "output_norms", "aligners")
+BACKBONE = ("stem", "adapters", "output_norms", "aligners", "statistics")
 """The parts that stage 2 takes over; routers and heads are new (SAK, section 3.3)."""
 
 
@@ -43,17 +44,28 @@ class Source:
     models: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def start(config: ConfigDict, stage: str, previous: nnx.State | None) -> Start:
+def start(
+    config: ConfigDict, stage: str, previous: nnx.State | None, measure: Callable[[], Weights] | None = None
+) -> Start:
     """What a stage starts from.
 
     Args:
       config: the recipe; `init_from` and `model.stem_init` are looked at where there is no stage before.
       stage: which one starts.
       previous: the student's state after the stage before, or None.
+      measure: gives the statistics of the teachers' features where what it starts from has none; None where these are
+        not measured before training.
 
     Raises:
       UserError: the weights are missing or are those of another student.
     """
+    found = _start(config, stage, previous)
+    if measure is None or any(path[0] == "statistics" for path in found.weights):
+        return found
+    return dataclasses.replace(found, name=found.name or "measured statistics", weights=found.weights | measure())
+
+
+def _start(config: ConfigDict, stage: str, previous: nnx.State | None) -> Start:
     target = build.student_config(config, stage)
     if previous is not None:
         source = Source("stage 1", _flat(previous), build.student_config(config, "distill"), _models(config))
@@ -129,6 +141,8 @@ def adapt(source: Source, target: StudentConfig, models: dict[str, str] | None =
         if part not in BACKBONE or (stem_only and part != "stem"):
             continue
         if part == "aligners" and path[1] not in target.aligners:
+            continue
+        if part == "statistics" and (source.config.standardise != target.standardise or path[1] not in mine):
             continue
         if part == "adapters" and path[1] == "entry":
             value = value[order]

@@ -14,7 +14,7 @@ from sak_jax.methods.dune import optim
 from sak_jax.methods.dune.losses import Distillation, distillation_loss
 from sak_jax.methods.dune.pytorch import config_of, load_pytorch_state, pytorch_state, table
 from sak_jax.methods.dune.student import Student
-from sak_jax.weights import rules
+from sak_jax.weights import states
 from tests.methods.dune.cases import TYPES, images, reference, shapes
 from tests.reference.formula_weights import formula_input, formula_state
 
@@ -113,7 +113,7 @@ def test_the_norm_of_each_tensors_gradient(step):
         state[words] = state[words].replace(
             np.broadcast_to(np.asarray(norm).reshape(*norm.shape, *(1,) * (value.ndim - axes)), value.shape)
         )
-    found = rules.export(nnx.from_flat_state(state), table(config))
+    found = states.export(nnx.from_flat_state(state), table(config))
     wanted = dict(zip(case["grad_norm/names"], case[f"step{step}/grad_norm"], strict=True))
     assert len(wanted) == 221
     clipped = 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sak_jax import recipe
 from sak_jax.engine import optim
 from sak_jax.engine.stage import Frozen, Stage, Start
 from sak_jax.engine.step import TrainState, train_step
@@ -63,7 +64,7 @@ def run():
         steps=40,
         create=lambda rngs: Student(CONFIG, rngs=rngs),
         trainable=stages.trainable("none", False),
-        loss=multitask.loss(selected, stages.distillation("cos+l1"), alpha=1.0),
+        loss=multitask.loss(selected, stages.distillation(recipe.base(), 40), alpha=1.0),
         optimizer=optimizer,
         schedule=schedule,
         batches=lambda: None,
@@ -94,9 +95,10 @@ def test_losses_gradient_norm_and_rate_of_each_step(run, index):
     for name in ("total", "distill", *(name for name, _ in CONFIG.tasks)):
         expected = reference[f"step{index}/loss/{name}"]
         np.testing.assert_allclose(ours[name], expected, rtol=5e-5, err_msg=name)
-    # Adam turns rounding in small gradients into whole steps. Run in float64 ours is 1.8e-3 from the reference at the
-    # fourth step, and 3e-4 from itself in float32.
-    tolerance = 1e-4 if index < 3 else 3e-3
+    # Adam turns rounding in small gradients into whole steps. At the fourth step exact ways to compute the same differ by
+    # as much as from the reference: with plain attention 4e-4, with plain gelu 1.3e-3, with neither 3.6e-3 (the losses
+    # stay within 4e-5 each time).
+    tolerance = 1e-4 if index < 3 else 6e-3
     np.testing.assert_allclose(ours["grad_norm"], reference[f"step{index}/grad_norm"], rtol=tolerance)
     np.testing.assert_allclose(ours["lr"], reference[f"step{index}/lr"], rtol=1e-5)
 

@@ -146,22 +146,27 @@ class Predictor:
         Raises:
           UserError: images of another type or size.
         """
-        images = check_images(images, patch_of(self.config, self.student))
+        images = check_images(images, patch_of(self.student))
         return self._forward(self.student, images)
 
-    @property
+    @functools.cached_property
     def tasks(self) -> tuple[tasks.Task, ...]:
-        """The tasks that the student predicts; none after stage 1."""
-        if getattr(self.student, "heads", True) is None:
-            return ()
-        return tasks.select(recipe.ordered(self.config.tasks))
+        """The tasks that the student predicts; none after a distillation."""
+        predicted = getattr(self._shapes, "predictions", {})
+        return tuple(task for task in tasks.select(recipe.ordered(self.config.tasks)) if task.name in predicted)
+
+    @functools.cached_property
+    def _shapes(self) -> Any:
+        """What the student gives for an image, as shapes."""
+        image = jax.ShapeDtypeStruct((1, *self.config.image_size, 3), jnp.float32)
+        return jax.eval_shape(self._forward, self.student, image)
 
     @property
     def sizes(self) -> pictures.Sizes:
         """The sizes of images that the student takes."""
         # An encoder of another family than the student's stem is made for one size.
         fixed = not hasattr(self.student, "config")
-        return pictures.Sizes(patch_of(self.config, self.student), tuple(self.config.image_size), fixed)
+        return pictures.Sizes(patch_of(self.student), tuple(self.config.image_size), fixed)
 
     def predict(
         self,
@@ -194,8 +199,8 @@ class Predictor:
         resize, tile = _sides(resize, "resize"), _sides((tile, tile) if isinstance(tile, int) else tile, "tile")
         if batch < 1:
             raise UserError(f"batch is {batch}: it must be positive")
-        if not self.tasks and not aligned:
-            raise UserError("this student has no tasks, as after stage 1: give one of stage 2, or ask for aligned=True")
+        if not self.tasks and not (aligned and isinstance(self._shapes, Outputs)):
+            raise UserError("this student has no tasks, as after a distillation: give one that was trained on tasks")
         several = isinstance(picture, list | tuple)
         originals = [pictures.read(one) for one in (picture if several else [picture])]
         shown = [pictures.scaled(one, resize) for one in originals]
@@ -243,9 +248,10 @@ def _sides(given: Any, name: str) -> tuple[int, int] | None:
     return sides
 
 
-def patch_of(config: ConfigDict, student: nnx.Module) -> int:
+def patch_of(student: nnx.Module) -> int:
     """What the sides of a student's images are multiples of; 1 where its encoder takes any."""
-    return student.config.stem.patch if hasattr(student, "config") else 1
+    config = getattr(student, "config", None)
+    return getattr(getattr(config, "stem", getattr(config, "encoder", None)), "patch", 1)
 
 
 def check_images(images, patch: int) -> jax.Array:

@@ -126,6 +126,12 @@ def foreign_config(folder):
     (folder / hub.CONFIG).write_text('{"model_type": "bert"}')
 
 
+def foreign_recipe(folder):
+    content = json.loads((folder / hub.CONFIG).read_text())
+    content["recipe"]["batch_size"] = "many"
+    (folder / hub.CONFIG).write_text(json.dumps(content))
+
+
 def lost_array(folder):
     kept = files.read_weights(folder / hub.WEIGHTS)
     kept.pop(next(iter(kept)))
@@ -136,7 +142,7 @@ def cut_weights(folder):
     (folder / hub.WEIGHTS).write_bytes((folder / hub.WEIGHTS).read_bytes()[:-1000])
 
 
-@pytest.mark.parametrize("damage", [damaged_config, foreign_config, lost_array, cut_weights])
+@pytest.mark.parametrize("damage", [damaged_config, foreign_config, foreign_recipe, lost_array, cut_weights])
 def test_a_damaged_folder_is_named(workdir, tmp_path, damage):
     folder = sak_jax.save_pretrained(workdir, tmp_path / "student")
     damage(folder)

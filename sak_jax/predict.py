@@ -207,35 +207,50 @@ class Predictor:
         layouts = [self.sizes.layout(one.shape[:2], tile) for one in shown]
         if aligned and any(len(layout.places) > 1 for layout in layouts):
             raise UserError("aligned features are those of one pass: give resize, or a tile as large as the picture")
-        outputs = self._windows(shown, layouts, batch, self._forward if aligned else self._without_aligned)
-        found = [self._prediction(*parts) for parts in zip(outputs, layouts, originals, strict=True)]
+        parts = [_Parts({task.name: pictures.Blend(layout) for task in self.tasks}) for layout in layouts]
+        self._compute(shown, layouts, parts, batch, self._forward if aligned else self._without_aligned)
+        found = [self._prediction(*each) for each in zip(parts, layouts, originals, strict=True)]
         return found if several else found[0]
 
-    def _windows(self, shown, layouts, batch: int, forward) -> list[list[Outputs]]:
-        """The student's outputs for every picture's windows, on the host and without the batch axis."""
-        outputs = [[None] * len(layout.places) for layout in layouts]
+    def _compute(self, shown, layouts, parts: list["_Parts"], batch: int, forward) -> None:
+        """Runs the student on every picture's windows and adds what it gives to the pictures' parts."""
         by_shape: dict[tuple[int, int], list[tuple[int, int]]] = {}
         for number, layout in enumerate(layouts):
-            by_shape.setdefault(layout.window, []).extend((number, place) for place in range(len(layout.places)))
+            by_shape.setdefault(layout.window, []).extend((number, index) for index in range(len(layout.places)))
         for places in by_shape.values():
             for start in range(0, len(places), batch):
                 chunk = places[start : start + batch]
-                images = [pictures.window(shown[number], layouts[number], place) for number, place in chunk]
+                images = [pictures.window(shown[number], layouts[number], index) for number, index in chunk]
                 # Filled up to a power of two, or the batch: few numbers of images, so that few programs compile.
                 count = min(batch, 1 << (len(chunk) - 1).bit_length())
                 images += [np.zeros_like(images[0])] * (count - len(chunk))
                 computed = jax.device_get(forward(self.student, np.stack(images)))
-                for row, (number, place) in enumerate(chunk):
-                    outputs[number][place] = jax.tree.map(lambda x, row=row: x[row], computed)
-        return outputs
+                for row, (number, index) in enumerate(chunk):
+                    parts[number].add(index, jax.tree.map(lambda x, row=row: x[row].copy(), computed))
 
-    def _prediction(self, outputs: list[Outputs], layout: pictures.Layout, original: pictures.Picture) -> Prediction:
-        results = {}
-        for task in self.tasks:
-            merged = pictures.merged([output.predictions[task.name] for output in outputs], layout)
-            results[task.name] = Result(task, pictures.at_size(merged, original.shape[:2]))
-        routing = {task: np.mean([output.routing[task] for output in outputs], axis=0) for task in outputs[0].routing}
-        return Prediction(results, routing, outputs[0].aligned, layout)
+    def _prediction(self, parts: "_Parts", layout: pictures.Layout, original: pictures.Picture) -> Prediction:
+        results = {
+            task.name: Result(task, pictures.at_size(parts.blends[task.name].result(), original.shape[:2]))
+            for task in self.tasks
+        }
+        routing = {task: total / len(layout.places) for task, total in parts.routing.items()}
+        return Prediction(results, routing, parts.aligned, layout)
+
+
+@dataclasses.dataclass
+class _Parts:
+    """What is known of a picture so far, while its windows are computed."""
+
+    blends: dict[str, pictures.Blend]
+    routing: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    aligned: dict[str, tuple[np.ndarray, ...]] = dataclasses.field(default_factory=dict)
+
+    def add(self, index: int, outputs: Outputs) -> None:
+        for task, blend in self.blends.items():
+            blend.add(index, outputs.predictions[task])
+        for task, weights in outputs.routing.items():
+            self.routing[task] = self.routing.get(task, 0) + weights
+        self.aligned = outputs.aligned
 
 
 def _sides(given: Any, name: str) -> tuple[int, int] | None:

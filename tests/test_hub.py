@@ -108,6 +108,23 @@ def test_half_precision_is_half_as_large(workdir, tmp_path):
         np.testing.assert_allclose(loaded[key], value, rtol=1e-3, atol=1e-6, err_msg=key)
 
 
+def test_an_imported_checkpoint_is_shared_as_one_of_ours(tmp_path):
+    pytest.importorskip("torch")
+    from sak_jax.methods.sak.published import import_student
+    from tests.methods.sak.cases import assert_same, save, tiny_student
+    from tests.recipes import published
+
+    config = published.get_config()
+    config.image_size, config.model.stem = (32, 32), "tiny"
+    config.tasks = {"semseg": {}, "edge": {}}
+    weights = sak_jax.pytorch_state(tiny_student())
+    import_student(config, save(tmp_path / "sak.pth", weights), tmp_path / "run")
+    folder = sak_jax.save_pretrained(tmp_path / "run", tmp_path / "shared")
+    assert_same(sak_jax.pytorch_state(sak_jax.from_pretrained(folder).student), weights)
+    card = (folder / hub.CARD).read_text()
+    assert "No scores were measured" in card and "| dinov2 | dinov2_base |" in card
+
+
 def test_the_student_of_the_package_predicts():
     student = sak_jax.from_pretrained("rooms")
     found = student.predict(hub.SCENE)

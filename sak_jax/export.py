@@ -195,9 +195,7 @@ def _scan(params: dict[str, Any], inputs: Sequence[Any]) -> list[Any]:
     inside = list(map(_float32, body.consts))
     results = []
     for step in reversed(steps) if params["reverse"] else steps:
-        outputs = _evaluate(
-            body.jaxpr, list(map(_float32, body.consts)), [*fixed, *carry, *(value[step] for value in stacked)]
-        )
+        outputs = _evaluate(body.jaxpr, inside, [*fixed, *carry, *(value[step] for value in stacked)])
         carry = outputs[:carries]
         results.append(outputs[carries:])
     if params["reverse"]:

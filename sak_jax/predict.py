@@ -1,12 +1,19 @@
 """A trained student, ready to predict."""
 
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from flax import nnx
+from jaxtyping import Float, Float32
 from ml_collections import ConfigDict
 
-from sak_jax import methods, recipe
+from sak_jax import methods, pictures, recipe, tasks
 from sak_jax.engine import checkpoints
 from sak_jax.errors import UserError
 from sak_jax.methods.sak.student import Outputs
@@ -32,7 +39,7 @@ def load(path: epath.PathLike, *, best: bool = False) -> "Predictor":
         nnx.update(student, jax.device_put(state))  # Once, instead of at every call.
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} does not hold the student of its own recipe ({error}); give another one") from error
-    return Predictor(student, config)
+    return Predictor(student, config, stage)
 
 
 def build(config: ConfigDict) -> nnx.Module:
@@ -52,18 +59,80 @@ def abstract_student(config: ConfigDict, stage: str) -> nnx.Module:
     return nnx.eval_shape(lambda: methods.get(config.method).student(config, stage, nnx.Rngs(0)))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """What a student says of a picture for one task.
+
+    The decoded values are attributes, see each kind's `decode`: `classes` uint8 [h, w] and `probabilities` [h, w, c] of
+    segmentation, `metres` of depth, `normals` (unit vectors) [h, w, 3], `probability` (0..1) of boundary and saliency.
+
+    Attributes:
+      task: which one.
+      raw: the head's output at the picture's own size.
+    """
+
+    task: tasks.Task
+    raw: Float32[np.ndarray, "h w c"]
+
+    @functools.cached_property
+    def values(self) -> dict[str, np.ndarray]:
+        """All decoded values by name."""
+        return tasks.kind_of(self.task).decode(self.task, self.raw)
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        if name.startswith("_") or name in ("task", "raw"):  # Where it is being copied or unpickled.
+            raise AttributeError(name)
+        if name in self.values:
+            return self.values[name]
+        raise AttributeError(f"a result of the kind {self.task.kind} has no {name!r}; it has {', '.join(self.values)}")
+
+    def draw(self) -> pictures.Picture:
+        """The result as a picture in its natural colours, uint8 [h, w, 3]."""
+        return tasks.kind_of(self.task).draw_prediction(self.task, self.raw)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction(Mapping):
+    """What a student says of a picture: `prediction["depth"].metres`.
+
+    Attributes:
+      results: by task.
+      routing: each task's weights [levels, experts]; of tiles the mean. Empty without routers.
+      aligned: each teacher's features as distillation compares them, one [h, w, C] a level, of the padded picture;
+        empty unless they were asked for.
+      layout: how the picture was shown to the student; `layout.inside` is its place in the padding, in pixels.
+    """
+
+    results: dict[str, Result]
+    routing: dict[str, Float[np.ndarray, "levels experts"]]
+    aligned: dict[str, tuple[Float[np.ndarray, "_ _ _"], ...]]
+    layout: pictures.Layout
+
+    def __getitem__(self, task: str) -> Result:
+        return self.results[task]
+
+    def __iter__(self):
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+
 class Predictor:
     """A student in evaluation mode.
 
     Attributes:
       student: the module, for those who want its parts.
       config: the recipe it came from.
+      stage: the stage that it was trained in.
     """
 
-    def __init__(self, student: nnx.Module, config: ConfigDict):
+    def __init__(self, student: nnx.Module, config: ConfigDict, stage: str = ""):
         self.student = student
         self.config = config
+        self.stage = stage
         self._forward = jax.jit(lambda student, images: student(images))
+        self._without_aligned = jax.jit(lambda student, images: dataclasses.replace(student(images), aligned={}))
 
     def __call__(self, images) -> Outputs:
         """Predictions, aligned features and routing.
@@ -77,10 +146,103 @@ class Predictor:
         images = check_images(images, patch_of(self.config, self.student))
         return self._forward(self.student, images)
 
+    @property
+    def tasks(self) -> tuple[tasks.Task, ...]:
+        """The tasks that the student predicts; none after stage 1."""
+        if getattr(self.student, "heads", True) is None:
+            return ()
+        return tasks.select(recipe.ordered(self.config.tasks))
+
+    @property
+    def sizes(self) -> pictures.Sizes:
+        """The sizes of images that the student takes."""
+        # An encoder of another family than the student's stem is made for one size.
+        fixed = not hasattr(self.student, "config")
+        return pictures.Sizes(patch_of(self.config, self.student), tuple(self.config.image_size), fixed)
+
+    def predict(
+        self,
+        picture: pictures.Given | Sequence[pictures.Given],
+        *,
+        resize: tuple[int, int] | None = None,
+        tile: int | tuple[int, int] | None = None,
+        batch: int = 8,
+        aligned: bool = False,
+    ) -> Prediction | list[Prediction]:
+        """Named, decoded results of raw pictures of any size, at their own size; rules: `sak_jax.pictures`.
+
+        Metres hold where the camera of the picture, as it is shown to the student, is like that of the training data.
+
+        Args:
+          picture: uint8 [h, w, 3], a path, or a list of these.
+          resize: scale pictures to fit into (height, width) before they are shown; results are scaled back.
+          tile: cut larger pictures into tiles of this side, or (height, width); None: only very large ones, into tiles
+            of the trained size.
+          batch: windows that are computed together, at most.
+          aligned: also give the teachers' aligned features, which are not computed otherwise.
+
+        Returns:
+          A `Prediction`, or for a list a list of them.
+
+        Raises:
+          UserError: a picture can't be read or is none, an argument is out of its range, the student has no tasks, or
+            aligned features of a picture in tiles are asked for.
+        """
+        resize, tile = _sides(resize, "resize"), _sides((tile, tile) if isinstance(tile, int) else tile, "tile")
+        if batch < 1:
+            raise UserError(f"batch is {batch}: it must be positive")
+        if not self.tasks and not aligned:
+            raise UserError("this student has no tasks, as after stage 1: give one of stage 2, or ask for aligned=True")
+        several = isinstance(picture, list | tuple)
+        originals = [pictures.read(one) for one in (picture if several else [picture])]
+        shown = [pictures.scaled(one, resize) for one in originals]
+        layouts = [self.sizes.layout(one.shape[:2], tile) for one in shown]
+        if aligned and any(len(layout.places) > 1 for layout in layouts):
+            raise UserError("aligned features are those of one pass: give resize, or a tile as large as the picture")
+        outputs = self._windows(shown, layouts, batch, self._forward if aligned else self._without_aligned)
+        found = [self._prediction(*parts) for parts in zip(outputs, layouts, originals, strict=True)]
+        return found if several else found[0]
+
+    def _windows(self, shown, layouts, batch: int, forward) -> list[list[Outputs]]:
+        """The student's outputs for every picture's windows, on the host and without the batch axis."""
+        outputs = [[None] * len(layout.places) for layout in layouts]
+        by_shape: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for number, layout in enumerate(layouts):
+            by_shape.setdefault(layout.window, []).extend((number, place) for place in range(len(layout.places)))
+        for places in by_shape.values():
+            for start in range(0, len(places), batch):
+                chunk = places[start : start + batch]
+                images = [pictures.window(shown[number], layouts[number], place) for number, place in chunk]
+                # Filled up to a power of two, or the batch: few numbers of images, so that few programs compile.
+                count = min(batch, 1 << (len(chunk) - 1).bit_length())
+                images += [np.zeros_like(images[0])] * (count - len(chunk))
+                computed = jax.device_get(forward(self.student, np.stack(images)))
+                for row, (number, place) in enumerate(chunk):
+                    outputs[number][place] = jax.tree.map(lambda x, row=row: x[row], computed)
+        return outputs
+
+    def _prediction(self, outputs: list[Outputs], layout: pictures.Layout, original: pictures.Picture) -> Prediction:
+        results = {}
+        for task in self.tasks:
+            merged = pictures.merged([output.predictions[task.name] for output in outputs], layout)
+            results[task.name] = Result(task, pictures.at_size(merged, original.shape[:2]))
+        routing = {task: np.mean([output.routing[task] for output in outputs], axis=0) for task in outputs[0].routing}
+        return Prediction(results, routing, outputs[0].aligned, layout)
+
+
+def _sides(given: Any, name: str) -> tuple[int, int] | None:
+    """Height and width as given; raises UserError where they are no two positive integers."""
+    if given is None:
+        return None
+    sides = tuple(given) if isinstance(given, list | tuple) else ()
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise UserError(f"{name} is {given!r}: it must be (height, width), both positive")
+    return sides
+
 
 def patch_of(config: ConfigDict, student: nnx.Module) -> int:
     """What the sides of a student's images are multiples of; 1 where its encoder takes any."""
-    return student.config.stem.patch if hasattr(student, "config") else 1
+    return getattr(student, "patch", 1)
 
 
 def check_images(images, patch: int) -> jax.Array:

@@ -16,11 +16,12 @@ def parse(*argv):
 def test_flags_and_overrides_with_and_without_equals_signs():
     options, config = parse(
         "--config", f"{runs.TINY}:method=multitask", "--config.image_size", "(48, 64)", "--config.mesh.data", "-1",
-        "--workdir=there", "--config.data.resize=True", "--config.model.remat", "--config.data.val_length=3",
+        "--workdir=there", "--config.data.resize=True", "--config.model.noisy_gating=False",
+        "--config.data.val_length=3",
     )  # fmt: skip
     assert options.workdir == "there" and options.config == f"{runs.TINY}:method=multitask"
     assert config.image_size == (48, 64) and config.mesh.data == -1 and config.data.val_length == 3
-    assert config.data.resize is True and config.model.remat is True and config.distill.steps == 0
+    assert config.data.resize is True and config.model.noisy_gating is False and config.distill.steps == 0
     assert recipe.load(options.config, options.overrides).to_json() == config.to_json()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import sak_jax
-from sak_jax import cli, export
+from sak_jax import export, recipe
 from sak_jax.errors import UserError
 from tests import runs
 
@@ -18,7 +18,7 @@ SIZE = (24, 32)
 
 def student(*overrides):
     """A fresh student of the tiny recipe: stem, two teachers' paths, routers, three heads."""
-    return sak_jax.build(cli.recipe(runs.TINY, overrides))
+    return sak_jax.build(recipe.load(runs.TINY, overrides))
 
 
 @pytest.fixture(scope="module")

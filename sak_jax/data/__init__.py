@@ -22,7 +22,7 @@ KEYS = {
     "workers": Key(0, at_least=0, runtime=True),  # Worker processes that read and transform; 0 is threads.
     # Or "skip": leave out samples that can't be read, count and report them.
     "on_error": Key("raise", choices=("raise", "skip"), runtime=True),
-    "resize": Key(False),  # Shrink larger images (not those of rooms) to fit into image_size.
+    "resize": Key(False),  # Shrink larger images to fit into image_size; stage 1 crops from them as they are.
     "check": Key("full", choices=("full", "fast"), runtime=True),  # Read all labels at the start, or headers alone.
 }
 """Keys of every data set, with their defaults and ranges."""
@@ -33,8 +33,8 @@ class Dataset:
     """A data set that a recipe can name.
 
     Attributes:
-      create: function of (split, tasks, image_size, **values) that gives a `Source`. Values are `root`, `on_error`,
-        `fit` (the size to shrink to, or None) and those of `keys`.
+      create: function of (split, tasks, image_size, **values) that gives a `Source`. Values are `root`, `on_error`
+        and those of `keys`.
       keys: keys of its own under `config.data`, with their defaults and ranges.
     """
 
@@ -112,6 +112,5 @@ def create_source(data: Mapping, split: str, tasks: Sequence[str], image_size: S
         tuple(image_size),
         root=str(data.get("root") or f"data/{name}"),
         on_error=data.get("on_error", "raise"),
-        fit=tuple(image_size) if data.get("resize", False) else None,
         **values,
     )

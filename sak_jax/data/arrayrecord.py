@@ -101,7 +101,6 @@ class Prepared(FileSource):
       split: "train" or "val" (TFDS's "validation").
       tasks: labels wanted.
       on_error: "raise", or "skip" damaged samples.
-      fit: shrink to fit into this height and width.
 
     Raises:
       UserError: no such split or labels, another file format, files that are missing, truncated or short of samples.
@@ -113,7 +112,6 @@ class Prepared(FileSource):
         split: str,
         tasks: Sequence[str] = (),
         on_error: str = "raise",
-        fit: tuple[int, int] | None = None,
     ):
         self._directory = directory
         self._examples, self._stamps = None, {}
@@ -131,7 +129,7 @@ class Prepared(FileSource):
         self._encoded = [name for name, kind in info.features.items() if isinstance(kind, tfds.features.Image)]
         self._shards, self._lengths = _shards(info, self._split, directory)
         self._ends = list(itertools.accumulate(self._lengths))
-        super().__init__(f"{directory} {split}", range(sum(self._lengths)), tasks, on_error, fit)
+        super().__init__(f"{directory} {split}", range(sum(self._lengths)), tasks, on_error)
         damaged = check_samples(range(len(self._shards)), self._check_shard)
         self.drop({record: damaged[shard] for shard in damaged for record in self._records(shard)})
         if self.tasks == ("human_parts",):

@@ -32,6 +32,17 @@ def resize_bilinear(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) ->
     return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
+def resize_by_area(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "i j 3"]:
+    """Averages of areas, for shrinking."""
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def fitting(shape: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[int, int], float]:
+    """Height and width of what fits into `size`, proportions kept, and the factor to get there; small ones stay."""
+    factor = min(size[0] / shape[0], size[1] / shape[1], 1.0)
+    return (shape, 1.0) if factor == 1 else (tuple(max(1, round(extent * factor)) for extent in shape), factor)
+
+
 def resize_antialiased(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "i j 3"]:
     """Bilinear, antialiased where it shrinks; matches torchvision's resizing of PIL images to within one grey level.
 

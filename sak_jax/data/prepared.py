@@ -23,7 +23,7 @@ class Preparation:
 
     Attributes:
       name: of the data set.
-      dataset: the class that reads the original files, of (root, split, tasks, on_error, fit).
+      dataset: the class that reads the original files, of (root, split, tasks, on_error).
       tasks: labels that are stored.
       image_format: of the images' files, "png" or "jpeg".
       version: of what is written.

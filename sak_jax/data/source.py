@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
-import cv2
 import numpy as np
 from absl import logging
 from etils import epath
@@ -45,7 +44,6 @@ class FileSource(abc.ABC):
       ids: of the samples.
       tasks: labels that samples hold.
       on_error: "raise" or "skip".
-      fit: larger samples are shrunk into this height and width, their proportions kept.
     """
 
     def __init__(
@@ -54,14 +52,12 @@ class FileSource(abc.ABC):
         ids: Sequence[str],
         tasks: Sequence[str],
         on_error: str = "raise",
-        fit: tuple[int, int] | None = None,
     ):
         if on_error not in ON_ERROR:
             raise UserError(f"data.on_error={on_error!r} must be one of {', '.join(ON_ERROR)}")
         self.name = name
         self.ids = ids
         self.tasks = tuple(tasks)
-        self._fit = tuple(fit) if fit else None
         self._record = None
         self._seen: set[int] = set()
         if on_error == "skip":
@@ -73,10 +69,6 @@ class FileSource(abc.ABC):
     @abc.abstractmethod
     def _load(self, index: int) -> dict[str, np.ndarray]:
         """Image and labels of a sample. Raises UserError that names the file at fault."""
-
-    def _derive(self, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Labels that follow from others at their final size."""
-        return sample
 
     @property
     def identity(self) -> str:
@@ -125,7 +117,6 @@ class FileSource(abc.ABC):
                     f"{self.name}: the {key} labels of {self.ids[index]} are {times(value.shape[:2])}, "
                     f"its image is {times(size)}"
                 )
-        sample = self._derive(shrink(sample, self._fit) if self._fit else sample)
         return {"id": str(self.ids[index])} | sample
 
     def _skip(self, index: int, message: str) -> None:
@@ -175,28 +166,6 @@ def _report(path: str, name: str, count: int) -> None:
         if skipped:
             logging.warning("%s: skipped %d of %d samples: %s", name, len(skipped), count, ", ".join(skipped))
         os.unlink(path)
-
-
-def shrink(sample: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Shrinks image (area averages) and labels (nearest) to fit into `size`, proportions kept; small ones stay.
-
-    Boundaries are widened first, so that nearest sampling leaves no gaps in them.
-    """
-    height, width = sample["image"].shape[:2]
-    scale = min(size[0] / height, size[1] / width)
-    if scale >= 1:
-        return sample
-    target = max(1, round(width * scale)), max(1, round(height * scale))
-    width_of_edge = int(np.ceil(1 / scale))
-    shrunk = {}
-    for key, value in sample.items():
-        if not isinstance(value, np.ndarray):
-            shrunk[key] = value
-            continue
-        if key == "edge":
-            value = cv2.dilate(value, np.ones((width_of_edge, width_of_edge), np.uint8))
-        shrunk[key] = cv2.resize(value, target, interpolation=cv2.INTER_AREA if key == "image" else cv2.INTER_NEAREST)
-    return shrunk
 
 
 def times(size: Iterable[int]) -> str:

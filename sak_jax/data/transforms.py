@@ -18,12 +18,14 @@ from sak_jax.data.augment import (
     class_share,
     commonest_class,
     distort,
+    fitting,
     nearest_indices,
     normalise,
     pad,
     random_resized_crop,
     resize_antialiased,
     resize_bilinear,
+    resize_by_area,
     unpad,
 )
 from sak_jax.errors import UserError
@@ -48,6 +50,7 @@ def multitask_transform(
     max_class_ratio: float = 0.75,
     flip: bool = True,
     photometric: bool = True,
+    shrink: bool = False,
 ) -> Transform:
     """Stage 2's training transform: scale, crop, flip, distort colours, normalise, pad, mark what is to be ignored.
 
@@ -60,20 +63,24 @@ def multitask_transform(
         `semseg` or more. Not applied without `semseg`, nor when >= 1.
       flip: mirror with probability 1/2; the x component of normals changes sign.
       photometric: distort brightness, contrast, saturation and hue, see `augment.distort`.
+      shrink: images that do not fit into `size` are first shrunk until they do, which is one with the random scale:
+        there is one resampling. The depth is divided by the random scale alone.
 
     Returns:
       A picklable function of (sample, generator).
     """
-    return _Multitask(tuple(size), _labels(tasks), tuple(scale_range), float(max_class_ratio), flip, photometric)
+    return _Multitask(
+        tuple(size), _labels(tasks), tuple(scale_range), float(max_class_ratio), flip, photometric, shrink
+    )
 
 
-def evaluation_transform(size: tuple[int, int], tasks: Iterable[str | Task]) -> Transform:
+def evaluation_transform(size: tuple[int, int], tasks: Iterable[str | Task], *, shrink: bool = False) -> Transform:
     """Normalise, pad to `size` (centred) and mark what is to be ignored.
 
     Adds `size`, int32 [2], the height and width before padding. What is returned raises UserError for an image that is
-    larger than `size`.
+    larger than `size`, or with `shrink` brings image (area averages) and labels (nearest) to fit.
     """
-    return _Evaluation(tuple(size), _labels(tasks))
+    return _Evaluation(tuple(size), _labels(tasks), shrink)
 
 
 def distill_transform(
@@ -119,13 +126,15 @@ class _Multitask:
     max_class_ratio: float
     flip: bool
     photometric: bool
+    shrink: bool
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict:
         image = sample["image"]
         height, width = image.shape[:2]
         low, high = self.scale_range
         scale = float(low if low == high else rng.uniform(low, high))
-        scaled = max(1, int(height * scale)), max(1, int(width * scale))
+        fitted, fit = fitting((height, width), self.size) if self.shrink else ((height, width), 1.0)
+        scaled = max(1, int(fitted[0] * scale)), max(1, int(fitted[1] * scale))
         rows, columns = nearest_indices(height, scaled[0]), nearest_indices(width, scaled[1])
 
         ruled = self.max_class_ratio < 1 and any(
@@ -137,7 +146,8 @@ class _Multitask:
         flipped = self.flip and rng.random() < 0.5
 
         # The scaled image is rounded towards zero, as the colour distortion of the method does to its float image.
-        image = resize_bilinear(image, scaled)[top : top + self.size[0], left : left + self.size[1]].astype(np.uint8)
+        resize = resize_bilinear if fit == 1 or scaled[0] >= height else resize_by_area
+        image = resize(image, scaled)[top : top + self.size[0], left : left + self.size[1]].astype(np.uint8)
         image = cv2.flip(image, 1) if flipped else image
         table = None
         if self.photometric:
@@ -146,7 +156,8 @@ class _Multitask:
 
         columns = columns[::-1] if flipped else columns
         for task, kind in self.labels:
-            label = kind.resample(task, _label(sample, task, kind), rows, columns)
+            label = _label(sample, task, kind)
+            label = kind.resample(task, kind.shrink(task, label, fit) if fit < 1 else label, rows, columns)
             label = kind.scale(task, label, scale)
             label = kind.flip(task, label) if flipped else label
             result[task.name] = pad(kind.ignore(task, label), self.size, IGNORE)
@@ -175,18 +186,26 @@ class _Multitask:
 class _Evaluation:
     size: tuple[int, int]
     labels: Labels
+    shrink: bool
 
     def __call__(self, sample: Sample, rng: np.random.Generator | None = None) -> dict:
         del rng
-        height, width = sample["image"].shape[:2]
-        if height > self.size[0] or width > self.size[1]:
+        image = sample["image"]
+        height, width = image.shape[:2]
+        (fitted, fit), rows, columns = fitting((height, width), self.size), None, None
+        if self.shrink and fit < 1:
+            rows, columns = nearest_indices(height, fitted[0]), nearest_indices(width, fitted[1])
+            image, (height, width) = resize_by_area(image, fitted), fitted
+        elif height > self.size[0] or width > self.size[1]:
             raise UserError(
                 f"image {sample.get('id', '')!r} is {height} x {width}, larger than image_size {self.size}: evaluation "
                 "pads and does not shrink; set image_size to the largest image, or data.resize=True"
             )
-        result = {"image": pad(normalise(sample["image"]), self.size, 0)}
+        result = {"image": pad(normalise(image), self.size, 0)}
         for task, kind in self.labels:
-            label = _label(sample, task, kind).copy()
+            label = _label(sample, task, kind)
+            shrunk = rows is not None
+            label = kind.resample(task, kind.shrink(task, label, fit), rows, columns) if shrunk else label.copy()
             result[task.name] = pad(kind.ignore(task, label), self.size, IGNORE)
         result["size"] = np.array([height, width], np.int32)
         return _carry(sample, result)

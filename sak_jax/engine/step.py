@@ -9,6 +9,9 @@ from flax import nnx
 
 from sak_jax.engine.stage import Batch, Logs, Part, Stage
 
+NOISE = 1
+"""What tells the noise's random stream from that of initialisation."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
@@ -50,7 +53,8 @@ def train_step(stage: Stage, model: nnx.GraphDef, state: TrainState, frozen, bat
     Returns:
       The new state, and scalars: those of the loss, and `total`, `grad_norm`, `lr`.
     """
-    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+    # A stream of its own: parameters are initialised from the seed's key itself.
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), NOISE), state.step)
     whole = stage.totals(batch) if stage.totals else None
     parts = stage.accumulate
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from sak_jax import data, recipe, tasks
 from sak_jax import keys as keys_lib
-from sak_jax.data import pipeline, transforms
+from sak_jax.data import checks, pipeline, transforms
 from sak_jax.engine import optim
 from sak_jax.engine.stage import Evaluation, Frozen, Loss, Part, Stage, Start
 from sak_jax.keys import Key
@@ -112,10 +112,14 @@ def label_counts(selected: tuple[tasks.Task, ...], batch) -> dict[str, dict[str,
 
 def open_batches(config: ConfigDict, selected: tuple[tasks.Task, ...]) -> pipeline.Batches:
     """Stage 2's training batches."""
-    size, settings = tuple(config.image_size), recipe.ordered(config.data)
+    size, settings = tuple(config.image_size), data_settings(config)
+    source = data.create_source(settings, "train", [task.name for task in selected], size)
+    checks.check_labels(source, selected, None, settings["check"])
     return pipeline.train_batches(
-        data.create_source(settings, "train", [task.name for task in selected], size),
-        transforms.multitask_transform(size, selected, scale_range=tuple(config.multitask.scale_range)),
+        source,
+        transforms.multitask_transform(
+            size, selected, scale_range=tuple(config.multitask.scale_range), shrink=settings["resize"]
+        ),
         config.batch_size,
         config.seed,
         workers=settings["workers"],
@@ -125,9 +129,10 @@ def open_batches(config: ConfigDict, selected: tuple[tasks.Task, ...]) -> pipeli
 
 def open_evaluation(config: ConfigDict, selected: tuple[tasks.Task, ...]) -> Evaluation:
     """How stage 2's student is scored on the validation images."""
-    size, settings = tuple(config.image_size), recipe.ordered(config.data)
+    size, settings = tuple(config.image_size), data_settings(config)
     source = data.create_source(settings, "val", [task.name for task in selected], size)
-    transform = transforms.evaluation_transform(size, selected)
+    checks.check_labels(source, selected, None if settings["resize"] else size, settings["check"])
+    transform = transforms.evaluation_transform(size, selected, shrink=settings["resize"])
     boundary = recipe.ordered(config.boundary)
     options = {"odsF": boundary | {"workers": boundary["workers"] or None}}
     return Evaluation(
@@ -141,6 +146,12 @@ def open_evaluation(config: ConfigDict, selected: tuple[tasks.Task, ...]) -> Eva
         score=lambda scores: tasks.score(selected, scores),
         sample=lambda index: transform(source[index], None),
     )
+
+
+def data_settings(config: ConfigDict) -> dict:
+    """`config.data` with the defaults of what it leaves out."""
+    section = recipe.ordered(config.data)
+    return keys_lib.defaults(data.keys(section["name"])) | section
 
 
 def processes() -> dict[str, int]:

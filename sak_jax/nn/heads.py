@@ -1,12 +1,16 @@
 """The decode heads, with the fusing convolution in factorised form."""
 
+from collections.abc import Mapping, Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sak_jax.nn import layers, resize
+from sak_jax.nn import layers, placement, remat, resize
+from sak_jax.nn.activations import exact_gelu
 
 
 class FusedUpsampleConv(nnx.Module):
@@ -24,13 +28,18 @@ class FusedUpsampleConv(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
-        """The convolved map at `size` = (H, W)."""
-        rows = jnp.asarray(_shifted_upsampling(x.shape[1], size[0]), self.dtype)
-        columns = jnp.asarray(_shifted_upsampling(x.shape[2], size[1]), self.dtype)
-        x = jnp.einsum("bhwc,yxcd->byhxwd", x, self.kernel[...].astype(self.dtype))
-        x = jnp.einsum("xWw,byhxwd->byhWd", columns, x)
-        x = jnp.einsum("yHh,byhWd->bHWd", rows, x)
-        return x + self.bias[...].astype(self.dtype)
+        """The convolved map at `size` = (H, W), without the bias, which belongs to the norm that follows."""
+        batch, h, w, width = x.shape
+        # Every product takes its operands as they lie: the three column taps side by side, then the rows of all three
+        # row taps, then the columns of all three column taps.
+        kernel = rearrange(self.kernel[...].astype(self.dtype), "y x c d -> y c (x d)")
+        flat = x.astype(self.dtype).reshape(-1, width)
+        taps = [(flat @ kernel[y]).reshape(batch, h, w * 3 * width) for y in range(3)]
+        rows = rearrange(_shifted_upsampling(h, size[0]), "y H h -> H (y h)")
+        columns = rearrange(_shifted_upsampling(w, size[1]), "x W w -> W (w x)")
+        x = resize.multiply_rows(rows, jnp.concatenate(taps, axis=1))
+        x = resize.multiply_rows(columns, x.reshape(-1, w * 3, width))
+        return x.reshape(batch, *size, width)
 
 
 def _shifted_upsampling(source: int, target: int) -> Float[np.ndarray, "3 target source"]:
@@ -53,20 +62,25 @@ class BatchNorm(nnx.Module):
         self.eps = eps
 
     def __call__(
-        self, x: Float[Array, "b h w c"], train: bool
+        self, x: Float[Array, "b h w c"], train: bool, *, offset: Float[Array, "c"] | float = 0.0
     ) -> tuple[Float[Array, "b h w c"], tuple[Float[Array, "c"], Float[Array, "c"]]]:
-        """The normalised map and the running (mean, variance) after it; statistics are float32."""
-        mean, var = self.mean[...], self.var[...]
-        running = mean, var
+        """The normalised map of `x + offset` and the running (mean, variance) after it; statistics are float32.
+
+        The offset (the bias of the map before) costs no pass over the map: it moves the mean alone.
+        """
+        running = mean, var = self.mean[...], self.var[...]
+        y = x.astype(jnp.float32)
+        center = mean - offset
         if train:
-            y = x.astype(jnp.float32)
             count = y.size // y.shape[-1]
-            mean = jnp.mean(y, axis=(0, 1, 2))
-            var = jnp.mean(jnp.square(y - mean), axis=(0, 1, 2))
+            center = remat.keep(jnp.mean(y, axis=(0, 1, 2)), "moments")
+            # The variance's slope in the mean is zero, so that nothing flows back that way.
+            deviation = y - jax.lax.stop_gradient(center)
+            var = remat.keep(jnp.mean(jnp.square(deviation), axis=(0, 1, 2)), "moments")
             unbiased = var * (count / max(count - 1, 1))
-            running = 0.9 * running[0] + 0.1 * mean, 0.9 * running[1] + 0.1 * unbiased
+            running = 0.9 * running[0] + 0.1 * (center + offset), 0.9 * running[1] + 0.1 * unbiased
         factor = self.scale[...] * jax.lax.rsqrt(var + self.eps)
-        y = (x.astype(jnp.float32) - mean) * factor + self.bias[...]
+        y = (y - center) * factor + self.bias[...]
         return y.astype(x.dtype), jax.lax.stop_gradient(running)
 
 
@@ -76,24 +90,34 @@ class DecodeTrunk(nnx.Module):
     def __init__(self, width: int, levels: int, *, dtype, rngs: nnx.Rngs):
         def reduce(rngs):
             init = layers.torch_uniform(width)
-            return nnx.Linear(width, width // levels, dtype=dtype, kernel_init=init, bias_init=init, rngs=rngs)
+            return layers.Linear(width, width // levels, dtype=dtype, kernel_init=init, bias_init=init, rngs=rngs)
 
         self.reduce = layers.stack(reduce, [levels], rngs)
         self.fuse = FusedUpsampleConv(width // levels * levels, dtype=dtype, rngs=rngs)
         self.norm = BatchNorm(width // levels * levels)
 
-    def __call__(self, features: Float[Array, "l b h w d"], size: tuple[int, int], train: bool):
+    def __call__(self, features: Sequence[Float[Array, "b h w d"]], size: tuple[int, int], train: bool):
         """The fused map at `size` (height, width) and the batch norm's running statistics."""
-        x = jax.vmap(lambda reduce, x: reduce(x))(self.reduce, features)
-        x = jnp.concatenate(list(x), axis=-1)
-        x, statistics = self.norm(self.fuse(x, size), train)
-        return layers.exact_gelu(x), statistics
+        levels = [layers.take(self.reduce, level)(x) for level, x in enumerate(features)]
+        x = remat.keep(jnp.concatenate(levels, axis=-1), "preactivation")
+        x = placement.pin(remat.keep(self.fuse(x, size), "preactivation"))
+        x, statistics = self.norm(x, train, offset=self.fuse.bias[...])
+        return exact_gelu(x), statistics
 
 
 class DecodeHeads(nnx.Module):
     """One decode head a task (SAK's code: linear, upsample, 3x3 convolution, BatchNorm, GELU, 1x1 convolution)."""
 
-    def __init__(self, width: int, levels: int, channels: dict[str, int], *, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        levels: int,
+        channels: dict[str, int],
+        *,
+        dtype,
+        policy: str = "named",
+        rngs: nnx.Rngs,
+    ):
         create = lambda rngs: DecodeTrunk(width, levels, dtype=dtype, rngs=rngs)  # noqa: E731
         self.trunk = layers.stack(create, [len(channels)], rngs)
         fused = width // levels * levels
@@ -101,22 +125,35 @@ class DecodeHeads(nnx.Module):
         self.tasks = tuple(channels)
         self.output = nnx.Dict(
             {
-                task: nnx.Linear(fused, outputs, dtype=dtype, kernel_init=init, bias_init=init, rngs=rngs)
+                task: layers.Linear(fused, outputs, dtype=dtype, kernel_init=init, bias_init=init, rngs=rngs)
                 for task, outputs in channels.items()
             }
         )
+        self.policy = policy
 
     def __call__(
-        self, features: Float[Array, "t l b h w d"], image_size: tuple[int, int], train: bool
+        self, features: Mapping[str, Sequence[Float[Array, "b h w d"]]], image_size: tuple[int, int], train: bool
     ) -> dict[str, Float[Array, "b H W channels"]]:
-        """Each task's prediction at image size, float32. In training the running statistics are updated in place."""
+        """Each task's prediction at image size, float32. In training the running statistics are updated in place.
+
+        Args:
+          features: each task's map at every level.
+          image_size: (height, width).
+          train: batch statistics from the batch.
+        """
         quarter = image_size[0] // 4, image_size[1] // 4
-        x, (mean, var) = jax.vmap(lambda trunk, x: trunk(x, quarter, train))(self.trunk, features)
-        if train:
-            self.trunk.norm.mean[...] = mean
-            self.trunk.norm.var[...] = var
-        predictions = {}
+
+        def head(trunk, output, maps):
+            x, statistics = trunk(maps, quarter, train)
+            return output(x), statistics
+
+        # One task after another: side by side they would need the memory of all at once.
+        head = remat.checkpoint(head, self.policy, block=False, scanned=False)
+        predictions, statistics = {}, []
         for index, task in enumerate(self.tasks):
-            logits = self.output[task](x[index]).astype(jnp.float32)
-            predictions[task] = resize.resize_bilinear(logits, image_size)
+            logits, running = head(layers.take(self.trunk, index), self.output[task], tuple(features[task]))
+            predictions[task] = resize.resize_bilinear(logits.astype(jnp.float32), image_size)
+            statistics.append(running)
+        if train:
+            self.trunk.norm.mean[...], self.trunk.norm.var[...] = map(jnp.stack, zip(*statistics, strict=True))
         return predictions

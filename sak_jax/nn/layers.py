@@ -1,7 +1,6 @@
 """Layers that stems and teachers share, and the way to stack modules of one shape."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +8,11 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from sak_jax.nn import remat
+
 truncated_normal = nnx.initializers.truncated_normal(0.02, lower=-5.0, upper=5.0)
 """PyTorch's `trunc_normal_(std=0.02)`, which cuts at +-2 absolute, i.e. never. JAX's default cut at two deviations
 lowers the deviation by an eighth."""
-
-exact_gelu = partial(jax.nn.gelu, approximate=False)
 
 
 def torch_uniform(fan_in: int) -> Callable:
@@ -57,7 +56,16 @@ def stack(create: Callable[[nnx.Rngs], nnx.Module], shape: Sequence[int], rngs: 
     return make(keys)
 
 
-class LoRALinear(nnx.Linear):
+class Linear(nnx.Linear):
+    """`nnx.Linear` on one long row of tokens: the kernel's gradient then contracts one axis, and XLA copies nothing."""
+
+    def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n d"]:
+        """The product of `x` with the kernel, and the bias."""
+        y = super().__call__(x.reshape(-1, x.shape[-1]))
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+class LoRALinear(Linear):
     """`Linear` plus a low-rank update: `x W + b + (alpha / rank) (x A) B` (Hu et al., 2021; peft's scaling and start).
 
     B starts at zero, so a fresh module equals the plain one.
@@ -70,7 +78,7 @@ class LoRALinear(nnx.Linear):
         self.lora_b = nnx.LoRAParam(jnp.zeros((rank, features_out)))
         self.lora_scale = alpha / rank
 
-    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... d"]:
+    def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n d"]:
         """The product of `x` with the kernel and its low-rank update."""
         y = super().__call__(x)
         a, b = self.lora_a[...].astype(y.dtype), self.lora_b[...].astype(y.dtype)
@@ -98,7 +106,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "b *n d"]) -> Float[Array, "b *n d"]:
         """Applied to each token."""
-        return self.down(self.activation(self.up(x)))
+        return self.down(self.activation(remat.keep(self.up(x), "preactivation")))
 
 
 class SwiGLU(nnx.Module):
@@ -110,7 +118,7 @@ class SwiGLU(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Applied to each token."""
-        gate, up = jnp.split(self.gate_up(x), 2, axis=-1)
+        gate, up = jnp.split(remat.keep(self.gate_up(x), "preactivation"), 2, axis=-1)
         return self.down(jax.nn.silu(gate) * up)
 
 
@@ -124,9 +132,7 @@ class PatchEmbed(nnx.Module):
         self, patch: int, width: int, *, init: str = "truncated_normal", use_bias: bool = True, dtype, rngs: nnx.Rngs
     ):
         fan_in = patch * patch * 3
-        self.projection = nnx.Linear(
-            fan_in, width, use_bias=use_bias, dtype=dtype, **initialisers(init, fan_in), rngs=rngs
-        )
+        self.projection = Linear(fan_in, width, use_bias=use_bias, dtype=dtype, **initialisers(init, fan_in), rngs=rngs)
         self.patch = patch
 
     def __call__(self, images: Float[Array, "b H W 3"]) -> Float[Array, "b h w d"]:

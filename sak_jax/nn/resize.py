@@ -1,5 +1,7 @@
 """Resizing by PyTorch's rules: bilinear maps and the bicubic resampling of position embeddings."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,32 @@ from jaxtyping import Array, Float
 
 def resize_bilinear(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
     """Bilinear, half-pixel centres, no antialias: `F.interpolate(mode="bilinear", align_corners=False)`."""
-    if x.shape[1:3] == tuple(size):
-        return x
-    shape = (x.shape[0], *size, x.shape[3])
-    return jax.image.resize(x, shape, jax.image.ResizeMethod.LINEAR, antialias=False)
+    return _resize(x, size, bilinear_matrix)
+
+
+def resize_bicubic(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
+    """Bicubic, a = -0.75, half-pixel centres, no antialias: `F.interpolate(mode="bicubic", align_corners=False)`."""
+    return _resize(x, size, bicubic_matrix)
+
+
+def _resize(x, size, matrix: Callable[[int, int], np.ndarray]):
+    """Columns, then rows, by two products in the precision of `x` (`jax.image.resize` asks for the highest)."""
+    batch, h, w, channels = x.shape
+    if w != size[1]:
+        columns = matrix(w, size[1])
+        if channels < w:  # Channels are moved aside, so that the product's inner axis is not that short.
+            x = jnp.moveaxis(x, 3, 2).reshape(-1, w) @ jnp.asarray(columns.T, x.dtype)
+            x = jnp.moveaxis(x.reshape(batch, h, channels, size[1]), 2, 3)
+        else:
+            x = multiply_rows(columns, x.reshape(-1, w, channels))
+    if h != size[0]:
+        x = multiply_rows(matrix(h, size[0]), x.reshape(batch, h, size[1] * channels))
+    return x.reshape(batch, *size, channels)
+
+
+def multiply_rows(matrix: Float[np.ndarray, "m n"], x: Float[Array, "b n d"]) -> Float[Array, "b m d"]:
+    """`matrix @ x[i]` for each i. The constant is repeated over the batch: so neither operand need be transposed."""
+    return jnp.broadcast_to(jnp.asarray(matrix, x.dtype), (x.shape[0], *matrix.shape)) @ x
 
 
 def resize_corners(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
@@ -29,15 +53,32 @@ def resize_corners(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[A
 
 def bilinear_matrix(source: int, target: int) -> Float[np.ndarray, "target source"]:
     """The matrix that resizes an axis of length `source` to `target` as `resize_bilinear` does."""
-    position = (np.arange(target) + 0.5) * (source / target) - 0.5
-    position = np.clip(position, 0, source - 1)
-    low = np.minimum(np.floor(position).astype(int), source - 1)
-    high = np.minimum(low + 1, source - 1)
-    fraction = position - low
-    matrix = np.zeros((target, source), np.float32)
-    rows = np.arange(target)
-    np.add.at(matrix, (rows, low), 1 - fraction)
-    np.add.at(matrix, (rows, high), fraction)
+    position = np.clip(_positions(source, target), 0, source - 1)
+    low = np.floor(position).astype(int)
+    return _gathering(source, low, [1 - (position - low), position - low])
+
+
+def bicubic_matrix(source: int, target: int) -> Float[np.ndarray, "target source"]:
+    """The matrix that resizes an axis of length `source` to `target` as `resize_bicubic` does."""
+    a = -0.75
+    position = _positions(source, target)
+    low = np.floor(position).astype(int)
+    near = lambda t: ((a + 2) * t - (a + 3)) * t**2 + 1  # noqa: E731
+    far = lambda t: ((a * t - 5 * a) * t + 8 * a) * t - 4 * a  # noqa: E731
+    t = position - low
+    return _gathering(source, low - 1, [far(t + 1), near(t), near(1 - t), far(2 - t)])
+
+
+def _positions(source: int, target: int) -> Float[np.ndarray, "target"]:
+    """Where the targets' centres lie among the sources': as PyTorch, by a float32 scale, rounded to float32 once."""
+    return ((np.arange(target) + 0.5) * np.float64(np.float32(source / target)) - 0.5).astype(np.float32)
+
+
+def _gathering(source: int, first: np.ndarray, weights: list[np.ndarray]) -> Float[np.ndarray, "target source"]:
+    """The matrix that sums places first, first + 1, .. with `weights`; places beyond the border are the border's."""
+    matrix = np.zeros((len(first), source), np.float32)
+    for offset, weight in enumerate(weights):
+        np.add.at(matrix, (np.arange(len(first)), np.clip(first + offset, 0, source - 1)), weight)
     return matrix
 
 

@@ -11,14 +11,9 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sak_jax.nn import layers, resize
-
-ACTIVATIONS = {
-    "gelu": layers.exact_gelu,
-    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-}
-
+from sak_jax.nn import layers, placement, remat, resize
+from sak_jax.nn.activations import ACTIVATIONS
+from sak_jax.nn.attention import attention
 
 Rotary = tuple[Float[np.ndarray, "n e"], Float[np.ndarray, "n e"]]
 """Cosines and sines by token, see `rotary_tables`."""
@@ -49,7 +44,7 @@ class ViTConfig:
       image_size: (height, width) the position embedding is for.
       mlp_hidden: hidden channels of the MLP; None is 4 x width.
       mlp: `mlp` or `swiglu`.
-      activation: a key of `ACTIVATIONS`.
+      activation: a key of `activations.ACTIVATIONS`.
       eps: of the layer norms.
       class_token: whether a class token leads; position embeddings then cover it.
       registers: register tokens between class token and patches (without position embedding).
@@ -63,6 +58,7 @@ class ViTConfig:
       rotary_counts: it turns by the patch's row and column as counted (CroCo), not by places in [-1, 1].
       linear_init, patch_init: how the blocks' linear maps and the patches' start, see `layers.initialisers`.
       lora: low-rank updates, or None.
+      attention: an implementation, see `attention.attention`.
     """
 
     width: int
@@ -89,6 +85,7 @@ class ViTConfig:
     linear_init: str = "truncated_normal"
     patch_init: str = "truncated_normal"
     lora: LoRA | None = None
+    attention: str = "auto"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -108,16 +105,18 @@ class Attention(nnx.Module):
         self.qkv = linear("qkv", config.width, 3 * config.width, use_bias=config.qkv_bias, rngs=rngs)
         self.output = linear("proj", config.width, config.width, rngs=rngs)
         self.heads = config.heads
+        self.implementation = config.attention
 
     def __call__(self, x: Float[Array, "b n d"], rotary: Rotary | None = None) -> Float[Array, "b n d"]:
         """Each token attends to all; queries and keys are turned by `rotary` (cosines, sines) if given."""
         batch, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        qkv = placement.pin(remat.keep(self.qkv(x), "qkv"))
+        qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if rotary is not None:
             query, key = _rotate(query, *rotary), _rotate(key, *rotary)
-        out = jax.nn.dot_product_attention(query, key, value)
-        return self.output(out.reshape(batch, tokens, width))
+        out = attention(query, key, value, implementation=self.implementation)
+        return self.output(placement.pin(out.reshape(batch, tokens, width)))
 
 
 class Block(nnx.Module):
@@ -141,10 +140,11 @@ class Block(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n d"], rotary: Rotary | None = None) -> Float[Array, "b n d"]:
         """Attention and MLP, each with a residual."""
+        x = placement.pin(x)
         y = self.attention(self.norm1(x), rotary)
-        x = x + (y if self.scale1 is None else self.scale1(y))
+        x = remat.keep(x + (y if self.scale1 is None else self.scale1(y)), "attended")
         y = self.mlp(self.norm2(x))
-        return x + (y if self.scale2 is None else self.scale2(y))
+        return placement.pin(x + (y if self.scale2 is None else self.scale2(y)))
 
 
 def _linear(config: ViTConfig, dtype, name: str, features_in: int, features_out: int, *, rngs: nnx.Rngs, **kwargs):
@@ -153,7 +153,7 @@ def _linear(config: ViTConfig, dtype, name: str, features_in: int, features_out:
     kwargs = dict(dtype=dtype, **layers.initialisers(config.linear_init, features_in), **kwargs)
     if lora and name in lora.targets:
         return layers.LoRALinear(features_in, features_out, rank=lora.rank, alpha=lora.alpha, rngs=rngs, **kwargs)
-    return nnx.Linear(features_in, features_out, rngs=rngs, **kwargs)
+    return layers.Linear(features_in, features_out, rngs=rngs, **kwargs)
 
 
 def rotary_tables(base: float, grid: tuple[int, int], head_width: int, prefix: int, *, counts: bool = False) -> Rotary:
@@ -256,13 +256,8 @@ class ViT(nnx.Module):
             head_width = self.config.width // self.config.heads
             counts = self.config.rotary_counts
             rotary = rotary_tables(self.config.rotary, grid, head_width, self.config.prefix, counts=counts)
-        taps, start = [], 0
-        for tap in self.config.taps:
-            level = layers.take(self.blocks, slice(start, tap + 1))
-            x, _ = jax.lax.scan(lambda x, block: (block(x, rotary), None), x, level)
-            taps.append(self.norm(x) if norm else x)
-            start = tap + 1
-        return tuple(taps)
+        tapped = run_blocks(self.blocks, x, self.config.taps, rotary)
+        return tuple(self.norm(x) if norm else x for x in tapped)
 
     def __call__(self, images: Float[Array, "b H W 3"]) -> tuple[Float[Array, "b h w d"], ...]:
         """The patch tokens after each tapped block, as maps, before any final norm."""
@@ -273,3 +268,29 @@ class ViT(nnx.Module):
     def _grid(self, images: Float[Array, "b H W 3"]) -> tuple[int, int]:
         """Whole patches in each direction."""
         return images.shape[1] // self.config.patch, images.shape[2] // self.config.patch
+
+
+def run_blocks(
+    blocks: Block, x: Float[Array, "b n d"], taps: tuple[int, ...], rotary: Rotary | None = None
+) -> list[Float[Array, "b n d"]]:
+    """The tokens after each tapped block of a stack `[depth]`.
+
+    Where the taps end levels of equally many blocks, and those are all, the levels are a scan of scans. Else each block
+    is picked from the whole stack: cutting the stack at the taps would copy its arrays.
+    """
+    block = remat.checkpoint(lambda block, x: placement.whole(block)(x, rotary), "named")
+    depth, step = jax.tree.leaves(blocks)[0].shape[0], taps[0] + 1
+    if taps == tuple(range(step - 1, depth, step)) and depth % step == 0:
+        levels = jax.tree.map(lambda p: p.reshape(len(taps), step, *p.shape[1:]), blocks)
+
+        def level(x, blocks):
+            x, _ = jax.lax.scan(lambda x, parameters: (block(parameters, x), None), x, blocks)
+            return x, x
+
+        return list(jax.lax.scan(level, x, levels)[1])
+    found = []
+    for start, stop in zip((0, *(tap + 1 for tap in taps)), (tap + 1 for tap in taps), strict=False):
+        picked = lambda x, index: (block(layers.take(blocks, index), x), None)  # noqa: E731
+        x, _ = jax.lax.scan(picked, x, jnp.arange(start, stop))
+        found.append(x)
+    return found

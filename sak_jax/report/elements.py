@@ -51,6 +51,7 @@ def heat_cell(value: float | None) -> str:
     return f'<td class="num{_shade(strength)}" style="--v:{strength:.0f}%">{value:.2f}</td>'
 
 
+# The page's script colours the weights of a chosen image by the same two thresholds.
 def _shade(strength: float) -> str:
     """The class of a cell whose text must change its colour to be read: on the light page, on the dark page."""
     return " high mid" if strength > 62 else " mid" if strength > 48 else ""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -23,7 +24,6 @@ def gather(
     tasks: Sequence[Task],
     *,
     teachers: Callable[[Float[np.ndarray, "b h w 3"]], Maps] | None = None,
-    classes: Mapping[str, Sequence[str]] | None = None,
     shown: int = 8,
     batch: int = 8,
 ) -> None:
@@ -36,7 +36,6 @@ def gather(
         over all of them.
       tasks: what to draw.
       teachers: images -> each teacher's maps at its levels, to show and to compare with; None leaves them out.
-      classes: names of the classes, by task; numbers where a task has none.
       shown: so many samples, evenly spaced, become pictures.
       batch: images of one call. All calls are of this size, so that one program is compiled.
     """
@@ -87,10 +86,10 @@ def gather(
     }
     run.fidelity = {name: np.mean(cosines[name], axis=0).tolist() for name in _ordered(cosines, run.experts)}
     run.confusion = {}
-    for name, table in counts.items():
-        names = list((classes or {}).get(name, ()))
-        names += [f"class {index}" for index in range(len(names), len(table))]
-        run.confusion[name] = {"classes": names[: len(table)], "counts": table.tolist()}
+    for task in tasks:
+        if task.name in counts:
+            names = dict(task.options).get("names") or [f"class {index}" for index in range(task.channels)]
+            run.confusion[task.name] = {"classes": list(names), "counts": counts[task.name].tolist()}
     run.routing_images = len(samples)
 
 
@@ -102,6 +101,6 @@ def _ordered(found: Mapping[str, Any], order: Sequence[str]) -> list[str]:
 def _cosine(ours: Float[Array, "b h w d"], theirs: Float[Array, "b h w d"]) -> Float[np.ndarray, "b"]:
     """Mean over positions of the cosine of two maps' features, the smaller map resized as the distillation does."""
     size = max(ours.shape[1:3], theirs.shape[1:3])
-    ours, theirs = (np.asarray(resize_bilinear(x, size), np.float32) for x in (ours, theirs))
+    ours, theirs = (np.asarray(resize_bilinear(jnp.asarray(x), size), np.float32) for x in (ours, theirs))
     norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
     return ((ours * theirs).sum(-1) / np.maximum(norms, 1e-12)).mean(axis=(1, 2))

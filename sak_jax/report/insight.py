@@ -17,18 +17,27 @@ def routing(shown: Shown) -> str:
     parts = []
     for index, run in enumerate(shown.runs):
         tables = [
-            elements.heat_table(task, rows, run.experts, "level")
+            f'<div class="routed" data-run="{index}" data-task="{escape(task)}">'
+            f"{elements.heat_table(task, rows, run.experts, 'level')}</div>"
             for task, rows in run.routing.items()
             if rows and rows[0]
         ]
         if tables:
             over = f"Means over {run.routing_images} validation images." if run.routing_images else ""
-            parts.append(f'{_title(index, shown)}<p class="quiet">{over}</p><div class="heats">{"".join(tables)}</div>')
+            parts.append(
+                f'{_title(index, shown)}<p class="quiet over">{over}</p><div class="heats">{"".join(tables)}</div>'
+            )
     if not parts:
         return ""
+    numbers = sorted({one["number"] for ones in shown.examples for one in ones if one["routing"]})
+    options = "".join(f'<option value="{number}">image {number}</option>' for number in numbers)
+    choice = (
+        f'<p><label>Weights of <select id="routed"><option value="">the mean over images</option>{options}</select>'
+        '</label> <img id="routed-image" alt="" hidden></p>'
+    )
     return (
         '<p class="quiet">How much each task takes from the stem and from each teacher\'s path, at each level; '
-        f"a row sums to one.</p>{''.join(parts)}"
+        f"a row sums to one.</p>{choice if numbers else ''}{''.join(parts)}"
     )
 
 

@@ -226,6 +226,33 @@
   }
   if (numbers.length) choose(0);
 
+  // Routing: the means, or one image's weights in the same cells.
+  const routed = document.getElementById("routed");
+  if (routed) {
+    const tables = all(".routed").map((box) => ({ box, cells: all("td", box), mean: all("td", box).map((cell) => cell.cloneNode(true)) }));
+    const image = document.getElementById("routed-image");
+    const overs = all("p.over");
+    routed.addEventListener("change", () => {
+      const chosen = Number(routed.value);
+      for (const { box, cells, mean } of tables) {
+        const shown = chosen && example(box.dataset.run, chosen);
+        const weights = shown && shown.routing[box.dataset.task];
+        box.hidden = Boolean(chosen) && !weights;
+        cells.forEach((cell, index) => {
+          const value = weights ? weights.flat()[index] : null;
+          const shade = value === null || value <= 0.48 ? "" : value > 0.62 ? " high mid" : " mid";
+          cell.className = value === null ? mean[index].className : `num${shade}`;
+          cell.textContent = value === null ? mean[index].textContent : value.toFixed(2);
+          cell.style.setProperty("--v", value === null ? mean[index].style.getPropertyValue("--v") : `${Math.round(100 * value)}%`);
+        });
+      }
+      overs.forEach((over) => (over.hidden = Boolean(chosen)));
+      const shown = chosen && data.examples.flat().find((one) => one.number === chosen);
+      image.hidden = !shown;
+      if (shown) image.src = data.images[shown.image];
+    });
+  }
+
   // Details.
   const only = document.getElementById("only");
   if (only) {

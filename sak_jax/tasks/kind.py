@@ -190,6 +190,14 @@ class Kind(abc.ABC):
             return cv2.remap(label, places, None, cv2.INTER_NEAREST)
         return label.take(rows, axis=0).take(columns, axis=1)
 
+    def shrink(self, task: Task, label: np.ndarray, factor: float) -> np.ndarray:
+        """The label before every `1 / factor`th pixel is taken of it, as images are shrunk to fit: here as it is.
+
+        What is a pixel wide is widened, and what is measured in pixels multiplied, in a new array. It is no zoom: depth
+        stays.
+        """
+        return label
+
     def scale(self, task: Task, label: np.ndarray, factor: float) -> np.ndarray:
         """The values where the image, and with it the camera's focal length, is scaled by `factor`."""
         return label

@@ -8,12 +8,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sak_jax.nn import layers, resize
+from sak_jax.nn import layers, placement, remat, resize
+from sak_jax.nn.activations import exact_gelu
+from sak_jax.nn.relative_attention import relative_attention
 from sak_jax.teachers.entry import IMAGENET, TAPS, Family, Teacher
 from sak_jax.weights import names_timm
-
-QUERY_ROWS = 8
-"""Global attention takes this many rows of queries at a time: 4096 tokens would need 0.8 GB of logits an image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +25,7 @@ class SAMConfig:
       image_size: (height, width) that absolute positions and the relative ones of global blocks are for.
       window: side of the windows of the other blocks, in patches.
       eps: of the layer norms (timm's, which the published code runs; Meta's own code has 1e-6).
+      attention: an implementation, see `relative_attention.relative_attention`.
     """
 
     width: int
@@ -36,6 +36,7 @@ class SAMConfig:
     patch: int = 16
     window: int = 14
     eps: float = 1e-5
+    attention: str = "auto"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -54,37 +55,23 @@ class RelativeAttention(nnx.Module):
     def __init__(self, config: SAMConfig, grid: tuple[int, int], *, dtype, rngs: nnx.Rngs):
         width, head_width = config.width, config.width // config.heads
         init = layers.truncated_normal
-        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, kernel_init=init, rngs=rngs)
-        self.output = nnx.Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.qkv = layers.Linear(width, 3 * width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.output = layers.Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
         self.rows = nnx.Param(init(rngs.params(), (2 * grid[0] - 1, head_width)))
         self.columns = nnx.Param(init(rngs.params(), (2 * grid[1] - 1, head_width)))
         self.heads = config.heads
+        self.implementation = config.attention
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-        """Each position attends to all positions of its map; softmax in float32."""
+        """Each position attends to all positions of its map."""
         batch, h, w, width = x.shape
-        qkv = self.qkv(x).reshape(batch, h, w, 3, self.heads, width // self.heads)
+        qkv = placement.pin(remat.keep(self.qkv(x), "qkv"))
+        qkv = qkv.reshape(batch, h, w, 3, self.heads, width // self.heads)
         query, key, value = qkv[:, :, :, 0], qkv[:, :, :, 1], qkv[:, :, :, 2]
         by_row = self.rows[...].astype(x.dtype)[_distances(h)]
         by_column = self.columns[...].astype(x.dtype)[_distances(w)]
-        scale = (width // self.heads) ** -0.5
-
-        def attend(query, by_row):
-            """The queries of some rows."""
-            logits = jnp.einsum("bhwne,bxyne->bnhwxy", query, key, preferred_element_type=jnp.float32) * scale
-            rows = jnp.einsum("bhwne,hxe->bnhwx", query, by_row, preferred_element_type=jnp.float32)
-            columns = jnp.einsum("bhwne,wye->bnhwy", query, by_column, preferred_element_type=jnp.float32)
-            logits = logits + rows[..., None] + columns[..., None, :]
-            weights = jax.nn.softmax(logits, axis=(-2, -1)).astype(x.dtype)
-            return jnp.einsum("bnhwxy,bxyne->bhwne", weights, value)
-
-        if h > QUERY_ROWS and h % QUERY_ROWS == 0:
-            queries = query.reshape(batch, -1, QUERY_ROWS, *query.shape[2:]).swapaxes(0, 1)
-            distances = by_row.reshape(-1, QUERY_ROWS, *by_row.shape[1:])
-            out = jax.lax.map(lambda rows: attend(*rows), (queries, distances)).swapaxes(0, 1)
-        else:
-            out = attend(query, by_row)
-        return self.output(out.reshape(batch, h, w, width))
+        out = relative_attention(query, key, value, by_row, by_column, implementation=self.implementation)
+        return self.output(placement.pin(remat.keep(out, "attention").reshape(x.shape)))
 
 
 def _distances(n: int) -> np.ndarray:
@@ -103,21 +90,22 @@ class SAMBlock(nnx.Module):
 
         def linear(name, features_in, features_out, rngs):
             init = layers.truncated_normal
-            return nnx.Linear(features_in, features_out, dtype=dtype, kernel_init=init, rngs=rngs)
+            return layers.Linear(features_in, features_out, dtype=dtype, kernel_init=init, rngs=rngs)
 
-        self.mlp = layers.Mlp(config.width, 4 * config.width, activation=layers.exact_gelu, linear=linear, rngs=rngs)
+        self.mlp = layers.Mlp(config.width, 4 * config.width, activation=exact_gelu, linear=linear, rngs=rngs)
         self.window = window
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
         """Attention and MLP, each with a residual."""
+        x = placement.pin(x)
         y = self.norm1(x)
         if self.window is None:
             y = self.attention(y)
         else:
             y, grid = to_windows(y, self.window)
             y = from_windows(self.attention(y), grid, x.shape)
-        x = x + y
-        return x + self.mlp(self.norm2(x))
+        x = remat.keep(x + y, "attended")
+        return placement.pin(x + self.mlp(self.norm2(x)))
 
 
 def to_windows(x: Float[Array, "b h w d"], side: int) -> tuple[Float[Array, "m side side d"], tuple[int, int]]:
@@ -159,10 +147,12 @@ class SAM(nnx.Module):
         levels = len(self.config.taps)
         windows = jax.tree.map(lambda p: p.reshape(levels, -1, *p.shape[1:]), self.windows)
 
+        run = remat.checkpoint(lambda block, x: placement.whole(block)(x), "named")
+
         def level(x, blocks):
-            windows, whole = blocks
-            x, _ = jax.lax.scan(lambda x, block: (block(x), None), x, windows)
-            x = whole(x)
+            windows, last = blocks
+            x, _ = jax.lax.scan(lambda x, block: (run(block, x), None), x, windows)
+            x = run(last, x)
             return x, x
 
         _, maps = jax.lax.scan(level, x, (windows, self.globals))

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from sak_jax.errors import UserError
 from sak_jax.nn import layers
+from sak_jax.nn.activations import exact_gelu
 from sak_jax.teachers.entry import IMAGENET, Family, Teacher
 from sak_jax.teachers.sam import from_windows, to_windows
 from sak_jax.weights import names_timm
@@ -62,8 +63,8 @@ class WindowAttention(nnx.Module):
 
     def __init__(self, width: int, heads: int, window: int, *, dtype, rngs: nnx.Rngs):
         init = layers.truncated_normal
-        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, kernel_init=init, rngs=rngs)
-        self.output = nnx.Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.qkv = layers.Linear(width, 3 * width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.output = layers.Linear(width, width, dtype=dtype, kernel_init=init, rngs=rngs)
         self.bias = nnx.Param(init(rngs.params(), ((2 * window - 1) ** 2, heads)))
         self.heads = heads
         self.window = window
@@ -113,9 +114,9 @@ class SwinBlock(nnx.Module):
 
         def linear(name, features_in, features_out, rngs):
             init = layers.truncated_normal
-            return nnx.Linear(features_in, features_out, dtype=dtype, kernel_init=init, rngs=rngs)
+            return layers.Linear(features_in, features_out, dtype=dtype, kernel_init=init, rngs=rngs)
 
-        self.mlp = layers.Mlp(width, 4 * width, activation=layers.exact_gelu, linear=linear, rngs=rngs)
+        self.mlp = layers.Mlp(width, 4 * width, activation=exact_gelu, linear=linear, rngs=rngs)
         self.window = config.window
 
     def __call__(self, x: Float[Array, "b h w d"], *, shifted: bool) -> Float[Array, "b h w d"]:
@@ -136,7 +137,7 @@ class PatchMerging(nnx.Module):
     def __init__(self, width: int, *, dtype, rngs: nnx.Rngs):
         self.norm = nnx.LayerNorm(4 * width, epsilon=EPS, dtype=dtype, rngs=rngs)
         init = layers.truncated_normal
-        self.reduction = nnx.Linear(4 * width, 2 * width, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.reduction = layers.Linear(4 * width, 2 * width, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b y x e"]:
         """Odd sides are zero-padded."""

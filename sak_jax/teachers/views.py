@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -39,8 +38,7 @@ class View:
         if self.pad_to is None:
             return images
         h, w = self.resized(images.shape[1:3])
-        shape = (images.shape[0], h, w, images.shape[3])
-        images = jax.image.resize(images, shape, jax.image.ResizeMethod.CUBIC_PYTORCH, antialias=False)
+        images = resize.resize_bicubic(images, (h, w))
         return jnp.pad(images, ((0, 0), (0, self.pad_to - h), (0, self.pad_to - w), (0, 0)))
 
     def on_grid(self, size: tuple[int, int]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from flax import nnx
 from sak_jax import recipe
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine import state as states
-from sak_jax.engine.step import train_step
+from sak_jax.engine.step import NOISE, train_step
 from sak_jax.methods.sak import method
 from sak_jax.methods.sak.build import student_config
 from sak_jax.methods.sak.student import Student
@@ -94,9 +94,55 @@ def test_accumulated_parts_give_the_whole_batch(images):
         np.testing.assert_allclose(mine[...], theirs[...], rtol=1e-3, atol=1e-7, err_msg=str(path))
 
 
+def test_accumulated_parts_of_stage_two_have_the_whole_batchs_loss_and_gradient(labelled):
+    """Counts of pixels are the whole batch's. Batch statistics are a part's: here the parts show the same images."""
+    half = {name: value[:4] for name, value in labelled.items()}
+    batch = {name: jnp.stack([value, value], axis=1).reshape(-1, *value.shape[1:]) for name, value in half.items()}
+    # Labels of the two parts differ, and so do the numbers of their valid pixels: of the second hardly any is valid.
+    rare = jnp.arange(8).reshape(8, 1, 1) % 2 * (jax.random.uniform(jax.random.key(1), (8, 24, 32)) < 0.9) > 0
+    batch |= {name: jnp.where(rare, jnp.asarray(255, batch[name].dtype), batch[name]) for name in ("semseg", "depth")}
+    quiet = {"model.noisy_gating": False, "multitask.clip": 0.0}
+    _, whole, logs = one_step("multitask", batch, **quiet)
+    _, parts, parts_logs = one_step("multitask", batch, **quiet, **{"multitask.accumulate": 2})
+    for name, value in logs.items():
+        np.testing.assert_allclose(parts_logs[name], value, rtol=2e-5, err_msg=name)
+    for (path, mine), (_, theirs) in zip(
+        nnx.to_flat_state(parts.opt_state[0].mu), nnx.to_flat_state(whole.opt_state[0].mu), strict=True
+    ):
+        scale = float(jnp.max(jnp.abs(theirs[...])))
+        np.testing.assert_allclose(mine[...], theirs[...], rtol=1e-3, atol=1e-5 * scale + 1e-9, err_msg=str(path))
+
+
+def test_bfloat16_trains_beside_float32(labelled):
+    def losses(dtype):
+        config = recipe.load(runs.TINY)
+        config.dtype = dtype
+        stage = method.stages(config)[-1]
+        plan = states.plan(stage, meshes.make_mesh(-1, 1))
+        frozen, state = stage.frozen.load(states.places(plan.frozen)), states.fresh(plan, 0)
+        step, found = plan.jitted(), []
+        for _ in range(6):
+            state, logs = step(state, frozen, labelled)
+            found.append(float(logs["total"]))
+        assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((state.params, state.stats)))
+        return found
+
+    single, half = losses("float32"), losses("bfloat16")
+    assert half[-1] < half[0] and single[-1] < single[0]
+    np.testing.assert_allclose(half, single, rtol=0.02)
+    assert half != single
+
+
 def test_alpha_zero_leaves_the_teachers_out(labelled):
     _, _, logs = one_step("multitask", labelled, **{"multitask.alpha": 0.0})
     assert "distill" not in logs and not any(name.startswith("distill/") for name in logs)
+
+
+def test_noise_has_a_stream_of_its_own():
+    seed, step = jnp.uint32(0), 0
+    assert NOISE  # Folding in nothing would be the key of initialisation.
+    noise = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), NOISE), step)
+    assert not np.array_equal(jax.random.key_data(noise), jax.random.key_data(jax.random.key(seed)))
 
 
 def test_noise_differs_from_step_to_step_and_not_from_run_to_run(labelled):

@@ -116,7 +116,7 @@ def test_the_final_norm_is_a_parameter_only_where_it_is_asked_for():
         ("norm", "bias"),
     }
     with pytest.raises(ValueError, match="no final norm"):
-        make(without).tokens(np.zeros((1, 12, 20, 3), np.float32), norm=True)
+        make(without).tokens(jnp.zeros((1, 12, 20, 3)), norm=True)
 
 
 def test_the_final_norm_changes_no_other_initial_parameter():

@@ -21,6 +21,7 @@ def examples(count=3, tasks=("semseg", "depth"), size=(24, 32)):
                 task: (flat((0, 200, 0), *size), flat((200, 0, 0), *size), flat((0, 0, 200), *size)) for task in tasks
             },
             "features": {"scene: path": picture(3, 4, seed=index)},
+            "routing": {"semseg": [[0.1 * index, 1 - 0.1 * index], [0.0, 1.0]]},
         }
         for index in range(count)
     ]

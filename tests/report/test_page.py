@@ -162,6 +162,25 @@ def test_curves_tell_their_values(show):
 
 
 @browser.needed
+def test_routing_of_one_image(show):
+    from selenium.webdriver.support.ui import Select
+
+    driver = show([runs.full()], "#routing")
+    weights = lambda: [[cell.text for cell in many(box, "td")] for box in many(driver, ".routed") if box.is_displayed()]  # noqa: E731
+    means = [["0.25", "0.75", "0.50", "0.50"], ["0.90", "0.10", "0.20", "0.80"]]
+    assert weights() == means and "Means over 3" in one(driver, "#routing").text
+    choice = Select(one(driver, "#routed"))
+    assert [option.text for option in choice.options] == ["the mean over images", "image 1", "image 2", "image 3"]
+    choice.select_by_visible_text("image 3")
+    assert weights() == [["0.20", "0.80", "0.00", "1.00"]]  # The other task's weights of this image are not known.
+    assert "Means" not in one(driver, "#routing").text and one(driver, "#routed-image").is_displayed()
+    strong = [cell.get_attribute("class") for cell in many(driver, ".routed td")[:4]]
+    assert strong == ["num", "num high mid", "num", "num high mid"]
+    choice.select_by_visible_text("the mean over images")
+    assert weights() == means and not one(driver, "#routed-image").is_displayed()
+
+
+@browser.needed
 def test_runs_side_by_side(show):
     other = runs.full(
         "no router", routing={}, config={"seed": 1, "model": {"router": "none"}}, pictures=runs.examples(2)

@@ -36,6 +36,7 @@ def test_there_and_back(workdir):
         np.testing.assert_array_equal(one["image"], other["image"])
         for task, drawn in one["tasks"].items():
             np.testing.assert_array_equal(drawn, other["tasks"][task])
+        assert other["routing"] == one["routing"]
         np.testing.assert_array_equal(one["features"]["scene: path"], other["features"]["scene: path"])
 
 

@@ -34,6 +34,9 @@ class Flow(Kind):
         valid = jnp.all(label != IGNORE, axis=-1)
         return masked_sums(jnp.sum(jnp.abs(prediction.astype(jnp.float32) - label), axis=-1), valid)
 
+    def shrink(self, task, label, factor):
+        return label * np.float32(factor)
+
     def scale(self, task, label, factor):
         label *= np.float32(factor)
         return label

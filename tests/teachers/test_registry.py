@@ -84,7 +84,7 @@ def test_maps_at_the_size_of_nyud(name):
 
 
 def test_views_are_the_same_image_in_other_clothes():
-    images = np.random.default_rng(0).standard_normal((1, 448, 576, 3)).astype(np.float32)
+    images = jnp.asarray(np.random.default_rng(0).standard_normal((1, 448, 576, 3)), jnp.float32)
     pixels = images * np.array((0.229, 0.224, 0.225), np.float32) + np.array((0.485, 0.456, 0.406), np.float32)
     siglip = registry.view_of(registry.get("siglip_base"), normalisation="native")
     np.testing.assert_allclose(siglip(images), (pixels - 0.5) / 0.5, atol=1e-6)

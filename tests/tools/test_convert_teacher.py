@@ -5,6 +5,7 @@ import json
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_files_converted_without_the_final_norm_still_give_maps(weights, tmp_pat
     assert "timm.pth has no final norm" in caplog.text
     assert not json.loads((tmp_path / f"{NAME}.json").read_text())["final_norm"]
     module, _ = registry.load(NAME, (56, 87), directory=tmp_path)
-    assert [m.shape for m in module(np.zeros((1, 56, 87, 3)))] == [(1, 4, 6, 32)] * 4
+    assert [m.shape for m in module(jnp.zeros((1, 56, 87, 3)))] == [(1, 4, 6, 32)] * 4
     with pytest.raises(UserError, match=f"without the final norm.*convert_teacher.py {NAME}"):
         registry.load(NAME, (56, 87), directory=tmp_path, norm=True)
 

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 import sak_jax
-from sak_jax import cli
+from sak_jax import recipe
 from tests import runs
 from tools import export
 
@@ -16,8 +16,8 @@ def workdir(tmp_path_factory):
     """A checkpoint of a fresh tiny student."""
     from sak_jax.engine import checkpoints
 
-    config, workdir = cli.recipe(runs.TINY), tmp_path_factory.mktemp("run")
-    checkpoints.write_model(workdir, "multitask", config, nnx.state(sak_jax.build(config)))
+    config, workdir = recipe.load(runs.TINY), tmp_path_factory.mktemp("run")
+    checkpoints.write_model(workdir, "multitask", 12, recipe.plain(config), nnx.state(sak_jax.build(config)))
     return workdir
 
 

@@ -31,7 +31,6 @@ class CamVid(FileSource):
       split: "train", "val" or any other folder of that layout ("test").
       tasks: labels wanted, of `TASKS`.
       on_error: "raise", or "skip" damaged samples.
-      fit: shrink photographs and label maps to fit into this height and width.
 
     Raises:
       UserError: the folder or files are missing, sizes differ, an unknown task.
@@ -43,7 +42,6 @@ class CamVid(FileSource):
         split: str,
         tasks: Sequence[str] = TASKS,
         on_error: str = "raise",
-        fit: tuple[int, int] | None = None,
     ):
         unknown = [task for task in tasks if task not in TASKS]
         if unknown:
@@ -54,7 +52,7 @@ class CamVid(FileSource):
             raise UserError(f"{images}: the folder of CamVid's split {split!r} is missing")
         self._split = split
         self._images = listing.images(self._root, f"{split}/*", f"the folder {split}").paths
-        super().__init__(f"CamVid {split}", list(self._images), tasks, on_error, fit)
+        super().__init__(f"CamVid {split}", list(self._images), tasks, on_error)
         if not self.ids:
             raise UserError(f"{images}: holds no images")
         self.drop(check_samples(self.ids, lambda sample_id: check_files(self.paths(sample_id))))
@@ -67,22 +65,19 @@ class CamVid(FileSource):
         return paths
 
     def _load(self, index: int) -> dict[str, np.ndarray]:
-        paths = self.paths(self.ids[index])
-        sample = {"image": files.decode_image(files.read_bytes(paths["image"]), str(paths["image"]))}
-        return sample | ({"semseg": _read(paths["labels"])} if self.tasks else {})
+        path = self._images[self.ids[index]]
+        return {"image": files.decode_image(files.read_bytes(path), str(path))} | self._load_labels(index)
 
     def inspect(self, index: int) -> tuple[tuple[int, int], dict[str, np.ndarray]]:
         """As `FileSource.inspect`."""
-        paths = self.paths(self.ids[index])
-        return files.image_size(paths["image"]), {"semseg": _read(paths["labels"])} if self.tasks else {}
+        return files.image_size(self._images[self.ids[index]]), self._load_labels(index)
 
-    def _derive(self, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        semseg = sample.pop("semseg", None)
-        if "semseg" in self.tasks:
-            sample["semseg"] = semseg
-        if "edge" in self.tasks:
-            sample["edge"] = boundaries(semseg)
-        return sample
+    def _load_labels(self, index: int) -> dict[str, np.ndarray]:
+        if not self.tasks:
+            return {}
+        semseg = _read(self.paths(self.ids[index])["labels"])
+        found = {"semseg": semseg, "edge": boundaries(semseg) if "edge" in self.tasks else None}
+        return {task: found[task] for task in self.tasks}
 
 
 def _read(path: epath.Path) -> UInt8[np.ndarray, "h w"]:

@@ -41,7 +41,6 @@ class Folder(FileSource):
       tasks: labels wanted.
       encodings: by task, where not as in `ENCODINGS`.
       on_error: "raise", or "skip" damaged samples.
-      fit: shrink to fit into this height and width.
 
     Raises:
       UserError: no images, a task without a pattern, an unknown encoding, missing files, sizes that differ.
@@ -54,7 +53,6 @@ class Folder(FileSource):
         tasks: tuple[str, ...] = (),
         encodings: Mapping[str, str] | None = None,
         on_error: str = "raise",
-        fit: tuple[int, int] | None = None,
     ):
         self._root = find_root(root, "the folder of images", "your own disk", None)
         self._encodings = {task: (encodings or {}).get(task, ENCODINGS.get(task, "index")) for task in tasks}
@@ -67,7 +65,7 @@ class Folder(FileSource):
         pattern = patterns.get("images", "images/*")
         found = listing.images(self._root, pattern, "the pattern of images")
         self._images = found.paths
-        super().__init__(str(self._root), list(found.paths), tasks, on_error, fit)
+        super().__init__(str(self._root), list(found.paths), tasks, on_error)
         if found.left_out:
             example = f"{len(found.left_out)} files beside them, such as {found.left_out[0]}"
             logging.warning("%s: %s matches %d images, and leaves out %s", root, pattern, len(self), example)
@@ -130,10 +128,9 @@ def create(
     root: str,
     encodings: Mapping[str, str],
     on_error: str,
-    fit: tuple[int, int] | None,
     **splits: Mapping[str, str],
 ) -> Folder:
     """The data source of a recipe; see `sak_jax.data.Dataset`."""
     if not splits.get(split):
         raise UserError(f"data.{split} is missing: for data.name='folder' it holds the patterns of images and labels")
-    return Folder(root, splits[split], tuple(tasks), encodings, on_error, fit)
+    return Folder(root, splits[split], tuple(tasks), encodings, on_error)

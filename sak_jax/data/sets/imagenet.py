@@ -35,7 +35,6 @@ class ImageNet(FileSource):
       split: "train" or "val".
       tasks: none; ImageNet has no dense labels.
       on_error: "raise", or "skip" damaged images.
-      fit: shrink to fit into this height and width.
 
     Raises:
       UserError: no folder, no images, a truncated tar file, a task.
@@ -47,7 +46,6 @@ class ImageNet(FileSource):
         split: str,
         tasks: Sequence[str] = (),
         on_error: str = "raise",
-        fit: tuple[int, int] | None = None,
     ):
         if tasks:
             raise UserError(f"ImageNet has no labels for {tasks[0]!r}: it serves stage 1 alone")
@@ -57,7 +55,7 @@ class ImageNet(FileSource):
         self._folder = root / split
         if self._tar is None and not self._folder.is_dir():
             raise UserError(f"{root}: has neither {tars[0].name}, {tars[1].name} nor a folder {split}")
-        super().__init__(f"ImageNet {split}", _list(self._tar, self._folder), (), on_error, fit)
+        super().__init__(f"ImageNet {split}", _list(self._tar, self._folder), (), on_error)
         if len(self) == 0:
             raise UserError(f"{self._tar or self._folder}: holds no images")
         if len(self) != COUNTS.get(split, len(self)):

@@ -39,7 +39,6 @@ class NYUD(FileSource):
       split: "train" or "val".
       tasks: labels wanted, of `TASKS`.
       on_error: "raise", or "skip" damaged samples.
-      fit: shrink to fit into this height and width.
 
     Raises:
       UserError: no folder, an unknown task, missing files, sizes that differ, unknown labels: all that was found.
@@ -51,14 +50,13 @@ class NYUD(FileSource):
         split: str,
         tasks: Sequence[str] = TASKS,
         on_error: str = "raise",
-        fit: tuple[int, int] | None = None,
     ):
         unknown = [task for task in tasks if task not in TASKS]
         if unknown:
             raise UserError(f"NYUD-v2 has no labels for {unknown[0]!r}; it has {', '.join(TASKS)}")
         self._root = find_root(root, "NYUD-v2", ORIGIN, "nyud")
         split_file = self._root / "gt_sets" / f"{split}.txt"
-        super().__init__(f"NYUD-v2 {split}", read_split(split_file), tasks, on_error, fit)
+        super().__init__(f"NYUD-v2 {split}", read_split(split_file), tasks, on_error)
         if len(self) != COUNTS.get(split, len(self)):
             logging.warning("%s lists %d images; NYUD-v2 has %d.", split_file, len(self), COUNTS[split])
         self.drop(check_samples(self.ids, self._check))

@@ -59,7 +59,6 @@ class PASCALContext(FileSource):
       split: "train" or "val".
       tasks: labels wanted, of `TASKS`.
       on_error: "raise", or "skip" damaged samples.
-      fit: shrink to fit into this height and width.
 
     Raises:
       UserError: no folder, an unknown task, missing files, sizes that differ, unknown labels: all that was found.
@@ -71,14 +70,13 @@ class PASCALContext(FileSource):
         split: str,
         tasks: Sequence[str] = TASKS,
         on_error: str = "raise",
-        fit: tuple[int, int] | None = None,
     ):
         unknown = [task for task in tasks if task not in TASKS]
         if unknown:
             raise UserError(f"PASCAL-Context has no labels for {unknown[0]!r}; it has {', '.join(TASKS)}")
         self._root = find_root(root, "PASCAL-Context", ORIGIN, "pascal_context")
         split_file = self._root / "ImageSets" / "Context" / f"{split}.txt"
-        super().__init__(f"PASCAL-Context {split}", read_split(split_file), tasks, on_error, fit)
+        super().__init__(f"PASCAL-Context {split}", read_split(split_file), tasks, on_error)
         if len(self) != COUNTS.get(split, len(self)):
             logging.warning("%s lists %d images; PASCAL-Context has %d.", split_file, len(self), COUNTS[split])
         self._boundaries = benchmark_boundaries if split == "val" else boundaries

@@ -1,5 +1,6 @@
 """The frozen committee of a recipe, as a stage is given it."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
@@ -41,7 +42,10 @@ def committee(
         views[name] = registry.view_of(teacher, **{key: row[key] for key in VIEW if key in row})
         sized = {"pad": row.get("pad", True), "norm": norm and teacher.has_norm}
         size = views[name].on_grid(tuple(config.image_size))
-        modules[name] = registry.abstract(teacher, teacher.for_size(size, **sized), dtype)
+        made = teacher.for_size(size, **sized)
+        if hasattr(made, "attention"):
+            made = dataclasses.replace(made, attention=config.model.attention)
+        modules[name] = registry.abstract(teacher, made, dtype)
         options[name] = sized | {
             "name": teacher.name,
             "image_size": size,

@@ -1,5 +1,7 @@
 """From a recipe to DUNE's student, its committee, and the encoder with heads."""
 
+import dataclasses
+
 import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
@@ -37,13 +39,9 @@ def encoder(config: ConfigDict) -> ViTConfig:
             f"config.model: depth {sizes['depth']} must be a multiple of 4, and width {sizes['width']} of the "
             f"{sizes['heads']} heads"
         )
-    return encoder_config(
-        sizes,
-        tuple(config.image_size),
-        patch=model.patch,
-        registers=model.registers,
-        layer_scale=model.layer_scale,
-    )
+    options = {"patch": model.patch, "registers": model.registers, "layer_scale": model.layer_scale}
+    made = encoder_config(sizes, tuple(config.image_size), **options)
+    return dataclasses.replace(made, attention=model.attention)
 
 
 def student_config(config: ConfigDict) -> StudentConfig:

@@ -134,10 +134,10 @@ def _tried_out(config: ConfigDict) -> bool:
 
 
 def _check_same(name: str, theirs: dict, mine: dict) -> None:
-    """Raises UserError where two students differ in more than image size, precision and remat."""
+    """Raises UserError where two students differ in more than image size and how they are computed."""
     theirs, mine = keys.flatten(theirs), keys.flatten(mine)
     for key in keys.differing(theirs, mine):
-        if key.split(".")[-1] not in ("image_size", "dtype", "remat"):
+        if key.split(".")[-1] not in ("image_size", "dtype", "remat", "attention"):
             raise UserError(
                 f"{name} is another student: {key} is {theirs.get(key)!r} there and {mine.get(key)!r} here; give the "
                 "recipe that made it, or another start"

@@ -51,6 +51,6 @@ class FoundationStudent(nnx.Module):
         """
         del rngs
         size = images.shape[1:3]
-        maps = jnp.stack(self.view.select(self.encoder(self.view(images)), size))
-        features = jnp.broadcast_to(maps, (len(self.heads.tasks), *maps.shape))
+        maps = self.view.select(self.encoder(self.view(images)), size)
+        features = dict.fromkeys(self.heads.tasks, maps)
         return Outputs(predictions=self.heads(features, size, train), aligned={}, routing={})

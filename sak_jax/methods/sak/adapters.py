@@ -1,11 +1,13 @@
 """Teacher-specific adapter paths (TSAP) and the features they give."""
 
-import jax
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sak_jax.nn import layers
+from sak_jax.nn import layers, placement, remat
+from sak_jax.nn.activations import exact_gelu
 
 
 class Adapter(nnx.Module):
@@ -13,18 +15,19 @@ class Adapter(nnx.Module):
 
     def __init__(self, width: int, down_ratio: int, *, dtype, rngs: nnx.Rngs):
         init = layers.truncated_normal
-        self.down = nnx.Linear(width, width // down_ratio, dtype=dtype, kernel_init=init, rngs=rngs)
-        self.up = nnx.Linear(width // down_ratio, width, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.down = layers.Linear(width, width // down_ratio, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.up = layers.Linear(width // down_ratio, width, dtype=dtype, kernel_init=init, rngs=rngs)
         self.scale = nnx.Param(jnp.ones((1,)))
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Applied to each token."""
-        return x + self.scale[...].astype(x.dtype) * self.up(layers.exact_gelu(self.down(x)))
+        inner = exact_gelu(remat.keep(self.down(x), "preactivation"))
+        return x + self.scale[...].astype(x.dtype) * self.up(inner)
 
 
-def adapt(adapters: Adapter, x: Float[Array, "t b n d"]) -> Float[Array, "t b n d"]:
-    """One adapter a teacher (a stack `[teachers]`), side by side."""
-    return jax.vmap(lambda adapter, x: adapter(x))(adapters, x)
+def adapt(adapters: Adapter, tokens: Sequence[Float[Array, "b n d"]]) -> tuple[Float[Array, "b n d"], ...]:
+    """One adapter a teacher (a stack `[teachers]`), each on its own tokens, one after another: teachers are few."""
+    return tuple(placement.pin(layers.take(adapters, index)(x)) for index, x in enumerate(tokens))
 
 
 class AdapterPaths(nnx.Module):

@@ -51,7 +51,11 @@ def student_config(config: ConfigDict, stage: str) -> StudentConfig:
     selected = tasks.select(recipe.ordered(config.tasks)) if stage == "multitask" else ()
     return StudentConfig(
         stem=ViTConfig(
-            **sizes, taps=tuple(range(step - 1, sizes["depth"], step)), image_size=tuple(config.image_size), lora=lora
+            **sizes,
+            taps=tuple(range(step - 1, sizes["depth"], step)),
+            image_size=tuple(config.image_size),
+            lora=lora,
+            attention=model.attention,
         ),
         teachers=teachers,
         tasks=tuple((task.name, task.channels) for task in selected),

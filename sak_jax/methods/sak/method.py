@@ -8,6 +8,9 @@ from sak_jax import keys as keys_lib
 from sak_jax.keys import Keys
 from sak_jax.methods.sak.keys import KEYS, check
 
+HOW_IT_IS_COMPUTED = ("dtype", "remat", "stem.attention")
+"""What of a student's config does not matter to its arrays."""
+
 __all__ = ["architecture", "check", "keys", "stages", "student"]
 
 
@@ -35,5 +38,5 @@ def architecture(config: ConfigDict, stage: str) -> dict[str, object]:
     """What a student's arrays and their meaning depend on."""
     from sak_jax.methods.sak.build import student_config
 
-    parts = dataclasses.asdict(student_config(config, stage))
-    return keys_lib.flatten({key: value for key, value in parts.items() if key not in ("dtype", "remat")})
+    parts = keys_lib.flatten(dataclasses.asdict(student_config(config, stage)))
+    return {key: value for key, value in parts.items() if key not in HOW_IT_IS_COMPUTED}

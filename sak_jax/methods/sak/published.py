@@ -29,13 +29,14 @@ def read_backbone(path: epath.PathLike, config: ConfigDict) -> Student:
     recipe's. Routers and heads are left out.
 
     Raises:
-      UserError: the file can't be read, or is not of the recipe's stem.
+      UserError: the file can't be read, is not of the recipe's stem, or holds what is no number.
     """
     weights = {
         key.removeprefix("backbone."): value
         for key, value in files.read_weights(path).items()
         if not re.match(r"(backbone\.)?mor\.|heads\.", key)
     }
+    files.check_finite(weights, str(path))
     settings = build.student_config(config, "distill")
     stem = dataclasses.replace(settings.stem, image_size=_image_size(weights, settings, path))
     if not _has_lora(weights):

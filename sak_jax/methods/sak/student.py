@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Collection
 from functools import partial
 
 import jax
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float
 
 from sak_jax.methods.distillation import state
 from sak_jax.methods.sak import adapters, routers
-from sak_jax.nn import heads, layers
+from sak_jax.nn import heads, layers, placement, remat
 from sak_jax.nn.vit import ViT, ViTConfig
 
 STEMS = {
@@ -40,7 +41,9 @@ class StudentConfig:
       down_ratio: adapters have width / down_ratio channels inside.
       standardise: how teacher features are standardised, a key of `distillation.statistics`.
       dtype: of the computation; parameters are float32.
-      remat: recompute each block in the backward pass instead of keeping its activations.
+      remat: what training keeps for the backward pass, see `remat.checkpoint`: `named` (fast, little memory), `none`,
+        `dots`, `blocks` or `full` (slowest, least memory). True and False are `blocks` and `none`.
+      attention: the stem's, see `attention.attention`: auto, xla, cudnn, pallas or looped.
     """
 
     stem: ViTConfig
@@ -52,7 +55,8 @@ class StudentConfig:
     down_ratio: int = 4
     standardise: str = "none"
     dtype: str = "float32"
-    remat: bool = False
+    remat: str | bool = "named"
+    attention: str = "auto"
 
 
 @typing.no_type_check  # A tree of anything, as far as JAX is concerned: of shapes under `jax.eval_shape`.
@@ -86,13 +90,13 @@ class Student(nnx.Module):
         width, teachers, tasks = stem.width, len(config.teachers), len(config.tasks)
         if stem.taps != tuple(range(stem.depth // LEVELS - 1, stem.depth, stem.depth // LEVELS)):
             raise ValueError(f"the stem's taps {stem.taps} must end {LEVELS} levels of equally many blocks")
-        self.stem = ViT(stem, dtype=dtype, rngs=rngs)
+        self.stem = ViT(dataclasses.replace(stem, attention=config.attention), dtype=dtype, rngs=rngs)
 
         def norm(rngs):
             return nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, rngs=rngs)
 
         def aligner(target, rngs):
-            return nnx.Linear(width, target, dtype=dtype, kernel_init=layers.truncated_normal, rngs=rngs)
+            return layers.Linear(width, target, dtype=dtype, kernel_init=layers.truncated_normal, rngs=rngs)
 
         def router(rngs):
             return routers.MixtureOfRepresentations(
@@ -111,14 +115,26 @@ class Student(nnx.Module):
             }
         )
         self.routers = layers.stack(router, [LEVELS, tasks], rngs) if routed else None
-        self.heads = heads.DecodeHeads(width, LEVELS, dict(config.tasks), dtype=dtype, rngs=rngs) if tasks else None
         levels = [f"level{level}" for level in range(LEVELS)]
         widths = {name: dict.fromkeys(levels, target) for name, target in config.teachers}
         self.statistics = state.create(config.standardise, widths)
+        policy = remat.policy(config.remat)
+        head = partial(heads.DecodeHeads, width, LEVELS, dict(config.tasks), dtype=dtype, policy=policy)
+        self.heads = head(rngs=rngs) if tasks else None
         self.config = config
 
+    @property
+    def patch(self) -> int:
+        """What the sides of its images are multiples of."""
+        return self.config.stem.patch
+
     def __call__(
-        self, images: Float[Array, "b H W 3"], *, train: bool = False, rngs: nnx.Rngs | None = None
+        self,
+        images: Float[Array, "b H W 3"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+        outputs: Collection[str] = ("predictions", "aligned", "routing"),
     ) -> Outputs:
         """Predictions, aligned features and routing weights.
 
@@ -126,77 +142,77 @@ class Student(nnx.Module):
           images: ImageNet-normalised.
           train: batch statistics from the batch (and updated in place), noisy gating on.
           rngs: a `noise` stream; wanted in training with noisy gating.
+          outputs: what is computed; the fields of the others are empty. `("predictions",)` needs no aligners.
         """
         config = self.config
         grid = images.shape[1] // config.stem.patch, images.shape[2] // config.stem.patch
-        noisy = train and self.routers is not None and config.noisy_gating
-        x = self.stem.embed(images)
-        residuals = None
+        routed = self.routers is not None and not {"predictions", "routing"}.isdisjoint(outputs)
+        noisy = train and routed and config.noisy_gating
+        x = placement.pin(self.stem.embed(images))
+        residuals = ()
         if self.adapters is not None:
-            residuals = adapters.adapt(self.adapters.entry, jnp.broadcast_to(x, (len(config.teachers), *x.shape)))
+            residuals = adapters.adapt(self.adapters.entry, [x] * len(config.teachers))
         per_level = lambda p: p.reshape(LEVELS, -1, *p.shape[1:])  # noqa: E731
         levels = {
             "blocks": jax.tree.map(per_level, self.stem.blocks),
             "adapters": jax.tree.map(per_level, self.adapters.blocks) if self.adapters is not None else None,
             "norms": self.output_norms,
-            "aligners": dict(self.aligners.items()),
-            "routers": self.routers,
+            "aligners": dict(self.aligners.items()) if "aligned" in outputs else {},
+            "routers": self.routers if routed else None,
             "key": jax.random.split(rngs.noise(), LEVELS) if noisy else None,
         }
-        _, (aligned, mixed, routing) = jax.lax.scan(self._level, (x, residuals), levels)
-        to_maps = partial(rearrange, pattern="... (h w) d -> ... h w d", h=grid[0], w=grid[1])
+        level = partial(self._level, outputs=outputs)
+        _, (aligned, mixed, routing) = jax.lax.scan(level, (x, residuals), levels)
+        to_maps = partial(rearrange, pattern="l b (h w) d -> l b h w d", h=grid[0], w=grid[1])
         predictions = {}
-        if self.heads is not None:
-            mixed = to_maps(rearrange(mixed, "level task ... -> task level ..."))
-            predictions = self.heads(mixed, images.shape[1:3], train)
+        if mixed:
+            maps = {task: tuple(to_maps(tokens)) for task, tokens in mixed.items()}
+            predictions = self.heads(maps, images.shape[1:3], train)
         return Outputs(
             predictions=predictions,
             aligned={name: tuple(to_maps(tokens)) for name, tokens in aligned.items()},
-            routing={
-                task: jnp.moveaxis(routing[:, index], 0, 1)
-                for index, (task, _) in enumerate(config.tasks)
-                if routing is not None
-            },
+            routing={task: jnp.moveaxis(weights, 0, 1) for task, weights in routing.items()},
         )
 
-    def _level(self, carry, level):
+    def _level(self, carry, level, *, outputs):
         """A level's blocks and adapters, then its tap: (tokens, residuals) -> the same, and what the tap gives."""
 
         def block(carry, parts):
-            (x, residuals), (block, path) = carry, parts
+            (x, residuals), (block, path) = carry, placement.whole(parts)
             x = block(x)
             if path is not None:
-                residuals = adapters.adapt(path, residuals + x)
+                residuals = adapters.adapt(path, [r + x for r in residuals])
             return (x, residuals), None
 
-        if self.config.remat:
-            block = jax.checkpoint(block)
-        (x, residuals), _ = jax.lax.scan(block, carry, (level["blocks"], level["adapters"]))
+        block = remat.checkpoint(block, self.config.remat)
+        carry, _ = jax.lax.scan(block, carry, (level.pop("blocks"), level.pop("adapters")))
+        tap = remat.checkpoint(partial(self._tap, outputs=outputs), self.config.remat, block=False)
+        return carry, tap(carry, level)
 
+    def _tap(self, carry, level, *, outputs):
+        """The aligned features `{teacher: [b, n, d]}`, and each task's mixed tokens and routing weights."""
         prefix = self.config.stem.prefix
-        stem, aligned, features = x[:, prefix:], {}, None
-        if residuals is not None:
-            features = jax.vmap(lambda norm, x: norm(x))(level["norms"], residuals[:, :, prefix:])
-            for index, (name, _) in enumerate(self.config.teachers):
+        stem, *residuals = (x[:, prefix:] for x in (carry[0], *carry[1]))
+        features = [layers.take(level["norms"], index)(x) for index, x in enumerate(residuals)]
+        aligned, mixed, routing = {}, {}, {}
+        if "aligned" in outputs:
+            for (name, _), feature in zip(self.config.teachers, features, strict=True):
                 aligner = level["aligners"].get(name)
-                aligned[name] = features[index] if aligner is None else aligner(features[index])
-        mixed, routing = self._mix(stem, features, level["routers"], level["key"])
-        return (x, residuals), (aligned, mixed, routing)
-
-    def _mix(self, stem, features, level_routers, key):
-        """Every task's mixed tokens `[tasks, b, n, d]` and routing weights `[tasks, b, experts]` at one tap."""
-        tasks = len(self.config.tasks)
-        if not tasks:
-            return None, None
-        experts = stem[None] if features is None else jnp.concatenate([stem[None], features])
-        if level_routers is None:
-            return jnp.broadcast_to(jnp.sum(experts, axis=0), (tasks, *stem.shape)), None
-        noise = None
-        if key is not None:
-            noise = jax.random.normal(key, (tasks, *stem.shape[:2], len(experts)))
-        weights = jax.vmap(lambda router, noise: router(stem, noise))(level_routers, noise)
-        mixed = jax.vmap(routers.mix, in_axes=(0, None))(weights, experts)
-        return mixed, jnp.mean(weights, axis=2)
+                aligned[name] = feature if aligner is None else aligner(feature)
+        experts, noise = [stem, *features], None
+        if level["key"] is not None:
+            noise = jax.random.normal(level["key"], (len(self.config.tasks), *stem.shape[:2], len(experts)))
+        for index, (task, _) in enumerate(self.config.tasks):
+            if level["routers"] is None:
+                if "predictions" in outputs:
+                    mixed[task] = sum(experts)
+                continue
+            weights = layers.take(level["routers"], index)(stem, None if noise is None else noise[index])
+            if "predictions" in outputs:
+                mixed[task] = routers.mix(weights, experts)
+            if "routing" in outputs:
+                routing[task] = jnp.mean(weights, axis=1)
+        return aligned, mixed, routing
 
 
 def merge_lora(student: Student) -> Student:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sak_jax.data import create_source
+from sak_jax.data import create_source, transforms
 from sak_jax.data.sets.camvid import CLASSES, CamVid, boundaries
 from sak_jax.errors import UserError
 
@@ -50,11 +50,14 @@ def test_boundaries_next_to_void_are_unknown():
     np.testing.assert_array_equal(boundaries(known), [[1, 255], [0, 0]])
 
 
-def test_resizing_keeps_boundaries(root):
-    source = create_source({"name": "camvid", "root": root, "resize": True}, "train", ("semseg", "edge"), (15, 24))
-    sample = source[0]
+def test_shrinking_keeps_boundaries(root):
+    source = create_source({"name": "camvid", "root": root}, "train", ("semseg", "edge"), (15, 24))
+    sample = transforms.evaluation_transform((15, 24), ("semseg", "edge"), shrink=True)(source[0])
     assert sample["image"].shape == (15, 24, 3)
-    np.testing.assert_array_equal(sample["edge"], boundaries(sample["semseg"]))
+    expected, found = boundaries(sample["semseg"]), sample["edge"]
+    # Every boundary between shrunk classes is there, at most a pixel beside it.
+    near = cv2.dilate((found == 1).astype(np.uint8), np.ones((3, 3), np.uint8))
+    assert near[expected == 1].all() and (found == 1).sum() < 2.5 * (expected == 1).sum()
 
 
 def test_problems_are_named(root):

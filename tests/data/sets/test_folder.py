@@ -93,15 +93,6 @@ def test_images_alone_serve_stage_1(root):
     assert set(Folder(root, {"images": "photos/*.jpg"})[0]) == {"id", "image"}
 
 
-def test_large_samples_can_be_shrunk(root):
-    patterns = {"images": "photos/*.jpg", "semseg": "classes/{id}_l.png"}
-    sample = Folder(root, patterns, ("semseg",), fit=(10, 30))[0]
-    assert sample["image"].shape == (10, 15, 3) and sample["semseg"].shape == (10, 15)
-    assert set(np.unique(sample["semseg"])) <= {0, 1, 2, 3}
-    small = Folder(root, patterns, ("semseg",), fit=(40, 40))[0]
-    assert small["semseg"].shape == SIZE
-
-
 def test_mistakes_are_named(root):
     patterns = {"images": "photos/*.jpg", "semseg": "classes/{id}_l.png"}
     with pytest.raises(UserError, match="no pattern for the labels of 'depth'"):

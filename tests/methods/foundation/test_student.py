@@ -43,8 +43,8 @@ def test_the_encoder_sees_its_own_view_of_the_image():
     seen = ours.encoder(view(IMAGES))
     assert [x.shape for x in seen] == [(2, 12, 12, 24)] * 4
     outputs = jax.jit(lambda student, images: student(images))(ours, IMAGES)
-    levels = jnp.stack([x[:, :8] for x in seen])  # Below row 8 there is padding alone.
-    heads = ours.heads(jnp.stack([levels] * 2), (16, 24), False)
+    levels = [x[:, :8] for x in seen]  # Below row 8 there is padding alone.
+    heads = ours.heads(dict.fromkeys(dict(TASKS), levels), (16, 24), False)
     for name, channels in TASKS:
         assert outputs.predictions[name].shape == (2, 16, 24, channels)
         np.testing.assert_allclose(outputs.predictions[name], heads[name], atol=1e-5 * np.std(heads[name]))

@@ -97,7 +97,7 @@ def test_safetensors_come_and_go_without_pytorch(tiny, tmp_path, monkeypatch):
     export_student(tmp_path / "run", tmp_path / "back.safetensors")
     assert_same(safetensors.numpy.load_file(tmp_path / "back.safetensors"), weights)
     with pytest.raises(UserError, match=r"sak_jax\[torch\]"):
-        export_student(tmp_path / "run", tmp_path / "back.pth")
+        export_student(tmp_path / "run", tmp_path / "other.pth")
 
 
 def test_an_imported_student_is_no_run_to_resume(tiny, tmp_path):
@@ -236,4 +236,12 @@ def test_a_start_from_another_models_file_is_refused(tmp_path):
         read_backbone(file, tiny_recipe())
     file = save(tmp_path / "odd.pth", {"vit.pos_embed": np.zeros((1, 12, 96), np.float32)})
     with pytest.raises(UserError, match="odd.pth: vit.pos_embed has 11 positions, which is no square grid"):
+        read_backbone(file, tiny_recipe())
+
+
+def test_a_start_that_holds_no_numbers_is_refused(tmp_path):
+    weights = pytorch_state(tiny_student((("depth", 1),)))
+    key = next(key for key in weights if key.startswith("backbone.vit."))
+    file = save(tmp_path / "sak.pth", weights | {key: np.full_like(weights[key], np.inf)})
+    with pytest.raises(UserError, match=f"sak.pth: {key.removeprefix('backbone.')} holds NaN or infinity"):
         read_backbone(file, tiny_recipe())

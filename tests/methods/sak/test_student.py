@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sak_jax.engine import flops
+from sak_jax.errors import UserError
 from sak_jax.methods.sak.student import STEMS, Student, StudentConfig, merge_lora
 from sak_jax.nn import layers
 from sak_jax.nn.vit import LoRA, ViTConfig
@@ -96,7 +98,7 @@ def test_paths_read_the_stem_and_aligners_the_paths(student, outputs, experts):
 
 @jax.jit
 def heads_of(student, mixed):
-    return student.heads(mixed, (16, 24), False)
+    return student.heads({task: tuple(maps) for (task, _), maps in zip(TASKS, mixed, strict=True)}, (16, 24), False)
 
 
 def test_heads_see_the_experts_weighted_by_the_routing(student, outputs, experts):
@@ -172,9 +174,43 @@ def test_the_noise_is_standard_normal_and_drawn_for_each_position_task_and_level
     assert np.abs(correlation).max() < 0.7  # 40 pairs: 0.16 is one standard error
 
 
-def test_rematerialised_blocks_give_the_same_gradients(student):
-    recomputing = make(remat=True)
-    assert_close(train(recomputing, jax.random.key(0)), train(student, jax.random.key(0)), 1e-4)
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_what_is_kept_or_recomputed_changes_no_gradient(student, remat):
+    other = make(remat=remat)
+    assert_close(train(other, jax.random.key(0)), train(student, jax.random.key(0)), 1e-4)
+
+
+def test_policies_differ_in_what_they_keep_and_booleans_name_two_of_them():
+    def products(remat):
+        """Matrix products in a step: those recomputed come on top."""
+        return flops.count(train, nnx.eval_shape(lambda: make(remat=remat)), jax.random.key(0))
+
+    counts = {name: products(name) for name in ("none", "dots", "named", "blocks", "full")}
+    assert counts["none"] == counts["dots"] < counts["named"] < counts["blocks"] < counts["full"]
+    assert products(True) == counts["blocks"] and products(False) == counts["none"]
+    with pytest.raises(UserError, match="remat is 'some': it must be one of none, named"):
+        make(remat="some")
+
+
+def test_only_what_is_asked_for_is_computed(student, outputs):
+    run = jax.jit(lambda student, wanted: student(IMAGES, outputs=wanted), static_argnums=1)
+    predictions = run(student, ("predictions",))
+    assert predictions.aligned == {} and predictions.routing == {}
+    assert_close(predictions.predictions, outputs.predictions)
+    others = run(student, ("aligned", "routing"))
+    assert others.predictions == {}
+    assert_close((others.aligned, others.routing), (outputs.aligned, outputs.routing))
+    kernel = student.aligners["sam"].kernel[...].size * 2 * len(IMAGES) * 24
+    work = [flops.count(lambda student, wanted=wanted: student(IMAGES, outputs=wanted), student) for wanted in
+            (("predictions", "aligned"), ("predictions",))]  # fmt: skip
+    assert work[0] - work[1] == kernel
+
+
+@pytest.mark.parametrize("attention", ["xla", "looped"])
+def test_the_stems_attention_can_be_chosen(outputs, attention):
+    chosen = make(attention=attention)
+    assert chosen.stem.config.attention == attention
+    assert_close(evaluate(chosen, IMAGES), outputs)
 
 
 def test_bfloat16_computes_close_to_float32_with_float32_parameters(outputs):

@@ -52,12 +52,17 @@ def student_config(config: ConfigDict) -> StudentConfig:
     """
     followed = []
     for name, row in sorted(selected_teachers(config).items()):
-        kinds, teacher = tuple(row.get("tokens", TOKENS)), registry.get(row["model"])
+        kinds, width = tuple(row.get("tokens", TOKENS)), row.get("width", 0)
         if not kinds:
             raise UserError(f"config.teachers.{name}.tokens is empty: name cls, patch or both")
-        if "cls" in kinds and not getattr(teacher.config, "class_token", False):
-            raise UserError(f"config.teachers.{name}.tokens has cls, and {row['model']} has no class token: take patch")
-        followed.append(Followed(name, teacher.width, kinds))
+        if not width:
+            teacher = registry.get(row.get("model", ""))
+            width = teacher.width
+            if "cls" in kinds and not getattr(teacher.config, "class_token", False):
+                raise UserError(
+                    f"config.teachers.{name}.tokens has cls, which {teacher.name} does not: take patch alone"
+                )
+        followed.append(Followed(name, width, kinds))
     model = config.model
     return StudentConfig(
         encoder(config),

@@ -32,6 +32,7 @@ KEYS = {
         keys.ROWS: shared.TEACHER
         | {
             "tokens": Key(("cls", "patch"), choices=("cls", "patch")),  # Those that are followed.
+            "width": Key(0, at_least=0),  # Of its tokens, where it is not in the registry; 0 is what that says.
             "position_offset": Key(0.1, at_least=0),  # With which its positions are resized: DINOv2's rule.
         }
     },

@@ -17,6 +17,7 @@ COMMANDS = {
     "export-pytorch": ("export_pytorch", "a checkpoint of ours to PyTorch"),
     "prepare-data": ("prepare_data", "original files to ArrayRecord"),
     "boundaries": ("evaluate_boundaries", "the boundary score of saved predictions"),
+    "plan": ("plan", "a training step compiled for a pod that need not exist"),
     "benchmark": ("benchmark", "step time, images/s and memory of a recipe"),
     "benchmark-data": ("benchmark_data", "throughput of the input pipeline"),
     "compare": ("compare", "methods against each other over several seeds"),

@@ -108,12 +108,14 @@ def unrolled(closed: core.ClosedJaxpr) -> Callable[..., list[jax.Array]]:
     """
 
     def run(*arguments):
-        return _evaluate(closed.jaxpr, [_float32(value) for value in closed.consts], arguments)
+        return _evaluate(closed, arguments)
 
     return run
 
 
-def _evaluate(jaxpr, constants: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+def _evaluate(program: Any, arguments: Sequence[Any]) -> list[Any]:
+    jaxpr = getattr(program, "jaxpr", program)  # Newer versions of JAX have one class where older ones have two.
+    constants = map(_float32, getattr(program, "consts", ()))
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *arguments), strict=True))
     read = lambda atom: _float32(atom.val) if isinstance(atom, core.Literal) else values[atom]  # noqa: E731
     for equation in jaxpr.eqns:
@@ -121,7 +123,7 @@ def _evaluate(jaxpr, constants: Sequence[Any], arguments: Sequence[Any]) -> list
         if equation.primitive.name == "scan":
             outputs = _scan(equation.params, inputs)
         elif (inner := _inner(equation)) is not None:
-            outputs = _evaluate(inner.jaxpr, list(map(_float32, inner.consts)), inputs)
+            outputs = _evaluate(inner, inputs)
         elif not (all(map(_constant, inputs)) and _known_shape(equation)):
             outputs = _bind(equation, inputs)
         else:
@@ -174,28 +176,21 @@ def _known_shape(equation) -> bool:
 
 def _inner(equation):
     """The function that an equation calls, where it does nothing but call it."""
-    if equation.primitive.name in (
-        "jit",
-        "pjit",
-        "closed_call",
-        "remat",
-        "checkpoint",
-        "custom_jvp_call",
-        "custom_vjp_call",
-    ):
-        found = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
-        return found if hasattr(found, "consts") else core.ClosedJaxpr(found, ())
+    if equation.primitive.name in _CALLS:
+        return equation.params["jaxpr" if "jaxpr" in equation.params else "call_jaxpr"]
     return None
 
 
 def _scan(params: dict[str, Any], inputs: Sequence[Any]) -> list[Any]:
-    constants, carries = params["num_consts"], params["num_carry"]
+    if "ft_in" in params:  # jax 0.12
+        constants, carries, _ = map(len, params["ft_in"].unpack())
+    else:
+        constants, carries = params["num_consts"], params["num_carry"]
     fixed, carry, stacked = inputs[:constants], inputs[constants : constants + carries], inputs[constants + carries :]
-    body, steps = params["jaxpr"], range(params["length"])
-    inside = list(map(_float32, body.consts))
+    steps = range(params["length"])
     results = []
     for step in reversed(steps) if params["reverse"] else steps:
-        outputs = _evaluate(body.jaxpr, inside, [*fixed, *carry, *(value[step] for value in stacked)])
+        outputs = _evaluate(params["jaxpr"], [*fixed, *carry, *(value[step] for value in stacked)])
         carry = outputs[:carries]
         results.append(outputs[carries:])
     if params["reverse"]:

@@ -55,8 +55,10 @@ DATASETS: dict[str, Dataset | str] = dict(_MODULES)
 """By name; modules are imported when they are asked for."""
 
 
-def register(name: str, create: Callable[..., Source], keys: Keys | None = None) -> None:
+def register(name: str, create: Callable[..., Source], keys: Mapping[str, object] | None = None) -> None:
     """Makes a data set known under `name`; the fields of `Dataset` say what is wanted.
+
+    `keys` may give plain defaults in place of `Key`s, which then have no range.
 
     Raises:
       UserError: the name is one of the package's own, or a key is one of `KEYS`.
@@ -66,7 +68,8 @@ def register(name: str, create: Callable[..., Source], keys: Keys | None = None)
     both = sorted(set(keys or ()) & set(KEYS))
     if both:
         raise UserError(f"the data set {name!r}: the key {both[0]!r} is one of every data set; choose another")
-    DATASETS[name] = Dataset(create, dict(keys or {}))
+    wrapped = {key: value if isinstance(value, Key) else Key(value) for key, value in (keys or {}).items()}
+    DATASETS[name] = Dataset(create, wrapped)
 
 
 def _dataset(name: str) -> Dataset:

@@ -7,9 +7,6 @@ faster. Labels are read by `labels`.
 import functools
 import io
 import os
-import struct
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +15,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image
 
 from sak_jax.data import arrays
+from sak_jax.data.headers import Header, header
 from sak_jax.errors import UserError
 from sak_jax.paths import is_remote
 
@@ -58,49 +56,6 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in endings()
 
 
-class Header(NamedTuple):
-    """What the first bytes of a PNG or JPEG file say.
-
-    Attributes:
-      kind: "PNG" or "JPEG".
-      height: in pixels.
-      width: in pixels.
-      bits: of a sample.
-      layout: the colour type of a PNG file, the number of components of a JPEG file.
-    """
-
-    kind: str
-    height: int
-    width: int
-    bits: int
-    layout: int
-
-
-def header(content: bytes) -> Header | None:
-    """The header of a PNG or JPEG file; None of any other, and where it is damaged."""
-    if content[:8] == b"\x89PNG\r\n\x1a\n" and content[12:16] == b"IHDR" and len(content) >= 26:
-        width, height, bits, layout = struct.unpack(">IIBB", content[16:26])
-        return Header("PNG", height, width, bits, layout)
-    for marker, start, _ in _jpeg_segments(content):
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and start + 6 <= len(content):
-            bits, height, width, components = struct.unpack(">BHHB", content[start : start + 6])
-            return Header("JPEG", height, width, bits, components)
-    return None
-
-
-def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, and start and end of what it holds, of the segments before the pixels of a JPEG file."""
-    position = 2 if content[:3] == b"\xff\xd8\xff" else len(content)
-    while position + 4 <= len(content) and content[position] == 0xFF:
-        marker = content[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        end = position + 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-        yield marker, position + 4, end
-        position = end
-
-
 def decode_image(content: bytes, name: str, upright: bool = False) -> UInt8[np.ndarray, "h w 3"]:
     """RGB of an image file; 16-bit levels are scaled to 0..255.
 
@@ -109,18 +64,17 @@ def decode_image(content: bytes, name: str, upright: bool = False) -> UInt8[np.n
       name: for errors.
       upright: turn it by its EXIF orientation, as viewers do.
     """
-    image = _decode(content, name)
-    return turn(image, orientation(content)) if upright else image
-
-
-def _decode(content: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     first = header(content)
+    image = _decode(content, name, first)
+    return turn(image, orientation(content, first)) if upright else image
+
+
+def _decode(content: bytes, name: str, first: Header | None) -> UInt8[np.ndarray, "h w 3"]:
     if first is not None:
         check_pixels(first.height, first.width, name)
         # OpenCV fills what is missing of a truncated JPEG with grey: leave files without an end to PIL.
-        whole = content[-1024:].rfind(_JPEG_END) >= 0 or _PNG_END in content[-64:]
         cmyk = first.kind == "JPEG" and first.layout == 4  # PIL's colours of these differ from OpenCV's.
-        if whole and not cmyk and first.bits <= 8:
+        if is_whole(content) and not cmyk and first.bits <= 8:
             image = decode_by_opencv(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
             if image is not None:
                 return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
@@ -147,6 +101,11 @@ def _from_16_bits(content: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     return np.ascontiguousarray(image[..., 2::-1])
 
 
+def is_whole(content: bytes) -> bool:
+    """Whether a PNG or JPEG file has an end."""
+    return content[-1024:].rfind(_JPEG_END) >= 0 or _PNG_END in content[-64:]
+
+
 def decode_by_opencv(content: bytes, flags: int) -> np.ndarray | None:
     """What OpenCV makes of a picture; None if it can't."""
     try:
@@ -160,22 +119,16 @@ def _tiff_bits(image: Image.Image) -> int:
     return max(bits) if isinstance(bits, tuple) else bits
 
 
-def orientation(content: bytes) -> int:
-    """EXIF's number for how an image file lies, 1..8; 1 is upright. (Pillow turns TIFF by itself.)"""
-    kind, exif = header(content), b""
+def orientation(content: bytes, first: Header | None) -> int:
+    """EXIF's number for how an image file of this header lies, 1..8; 1 is upright. (Pillow turns TIFF by itself.)"""
+    if first is not None and not first.exif:
+        return 1
     try:
-        if kind is None:
+        if first is None:
             with Image.open(io.BytesIO(content)) as image:
                 return _known(1 if image.format == "TIFF" else image.getexif().get(0x0112))
-        if kind.kind == "PNG" and (start := content.find(b"eXIf", 0, _HEAD)) >= 0:
-            exif = content[start + 4 : start + 4 + int.from_bytes(content[start - 4 : start], "big")]
-        elif kind.kind == "JPEG":
-            segments = (content[start:end] for marker, start, end in _jpeg_segments(content) if marker == 0xE1)
-            exif = next((segment for segment in segments if segment.startswith(b"Exif")), b"")
-        if not exif:
-            return 1
         tags = Image.Exif()
-        tags.load(exif)
+        tags.load(first.exif)
         return _known(tags.get(0x0112))
     except Exception:  # Damaged EXIF says nothing, to viewers as to us; PIL raises whatever it stumbles over.
         return 1
@@ -248,7 +201,7 @@ def image_size(path: os.PathLike | str, upright: bool = False) -> tuple[int, int
                     number = image.getexif().get(0x0112) if upright and image.format != "TIFF" else 1
                     size = image.height, image.width
             else:
-                number, size = orientation(start) if upright else 1, (first.height, first.width)
+                number, size = orientation(start, first) if upright else 1, (first.height, first.width)
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: claims more than {MAX_PIXELS} pixels; its header is damaged, or scale it") from error
     except Exception as error:  # PIL's plugins raise whatever the damage makes them stumble over.

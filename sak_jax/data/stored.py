@@ -10,9 +10,12 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image
 
 from sak_jax.data import arrays, files
+from sak_jax.data.headers import Header, header
 from sak_jax.errors import UserError
 
-_PNG_GREY = 0
+_PNG_GREY, _PNG_RGB = 0, 2
+_ANIMATED = 1024
+"""Bytes of a PNG file within which it says that it is an animation."""
 _WITHOUT_LOSS = ("PNG", "TIFF", "BMP", "PPM", "WEBP")  # Not GIF: writers number its colours anew.
 _PPM_IN_FULL = re.compile(rb"P[56]\s(?:#[^\n]*\n|\s)*\d+\s+\d+\s+(?:255|65535)\s|P[Ff]\s")
 
@@ -106,9 +109,13 @@ def read(content: bytes, name: str) -> Stored:
 def _read(content: bytes, name: str) -> Stored:
     if content[:6] == arrays.MAGIC or content[:4] == arrays.ZIP_MAGIC:
         return Stored(_map(arrays.decode(content, name), name), name)
-    first = files.header(content)
+    first = header(content)
     if first is not None:
         files.check_pixels(first.height, first.width, name)
+        if first.kind == "PNG" and first.bits == 8 and first.layout == _PNG_RGB and files.is_whole(content):
+            pixels = files.decode_by_opencv(content, cv2.IMREAD_UNCHANGED)  # The same as PIL's, faster.
+            if pixels is not None and pixels.shape[2:] == (3,) and b"acTL" not in content[:_ANIMATED]:
+                return Stored(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), name)
     try:
         image = files.open_image(content, name)
     except UserError:
@@ -156,7 +163,7 @@ def _map(array: np.ndarray, name: str) -> np.ndarray:
     raise UserError(f"{name}: labels must be one map, this has the shape {array.shape}")
 
 
-def _needs_opencv(image: Image.Image, first: files.Header | None) -> bool:
+def _needs_opencv(image: Image.Image, first: Header | None) -> bool:
     """Whether Pillow would cut the values: to the high byte of 16 bits in colours, to other types in TIFF."""
     if first is not None and first.kind == "PNG":
         return first.bits == 16 and first.layout != _PNG_GREY

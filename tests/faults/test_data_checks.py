@@ -164,7 +164,7 @@ def test_a_recipe_brings_a_data_set_of_its_own():
     try:
         assert len(data.create_source({"name": "grey"}, "train", (), SIZE)) == 3
         assert len(data.create_source({"name": "grey", "length": 5}, "train", (), SIZE)) == 5
-        assert data.keys("grey")["length"] == 3 and data.keys("grey")["on_error"] == "raise"
+        assert data.keys("grey")["length"].default == 3 and data.keys("grey")["on_error"].default == "raise"
     finally:
         del data.DATASETS["grey"]
     for name, keys in (("rooms", {}), ("", {}), ("mine", {"workers": 1})):

@@ -37,7 +37,6 @@ class Shards(FileSource):
       split: "train" or "val".
       tasks: none; there are no labels.
       on_error: "raise", or "skip" damaged images, and damaged shards whole.
-      fit: shrink to fit into this height and width.
 
     Raises:
       UserError: no shards or images, damaged or unreadable shards (all of them together), a task, a split that `root`
@@ -50,7 +49,6 @@ class Shards(FileSource):
         split: str,
         tasks: Sequence[str] = (),
         on_error: str = "raise",
-        fit: tuple[int, int] | None = None,
     ):
         if tasks:
             raise UserError(f"tar shards have no labels for {tasks[0]!r}: they serve stage 1 alone")
@@ -60,7 +58,7 @@ class Shards(FileSource):
             raise UserError(f"data.root={root!r}: no member is an image, KEY.{', KEY.'.join(tars.IMAGES)}")
         if len(images) > LIMIT:
             raise UserError(f"data.root={root!r}: {len(images)} images are more than the {LIMIT} that can be shuffled")
-        super().__init__(f"shards {split}", images, (), on_error, fit)
+        super().__init__(f"shards {split}", images, (), on_error)
 
     def _load(self, index: int) -> dict[str, np.ndarray]:
         shard, number = self.ids.locate(index)

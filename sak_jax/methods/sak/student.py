@@ -115,12 +115,12 @@ class Student(nnx.Module):
             }
         )
         self.routers = layers.stack(router, [LEVELS, tasks], rngs) if routed else None
-        levels = [f"level{level}" for level in range(LEVELS)]
-        widths = {name: dict.fromkeys(levels, target) for name, target in config.teachers}
-        self.statistics = state.create(config.standardise, widths)
         policy = remat.policy(config.remat)
         head = partial(heads.DecodeHeads, width, LEVELS, dict(config.tasks), dtype=dtype, policy=policy)
         self.heads = head(rngs=rngs) if tasks else None
+        levels = [f"level{level}" for level in range(LEVELS)]
+        widths = {name: dict.fromkeys(levels, target) for name, target in config.teachers}
+        self.statistics = state.create(config.standardise, widths)
         self.config = config
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sak_jax import recipe
 from sak_jax.engine import optim
 from sak_jax.engine.stage import Frozen, Stage, Start
 from sak_jax.engine.step import TrainState, train_step
@@ -63,7 +64,7 @@ def run():
         steps=40,
         create=lambda rngs: Student(CONFIG, rngs=rngs),
         trainable=stages.trainable("none", False),
-        loss=multitask.loss(selected, stages.distillation("cos+l1"), alpha=1.0),
+        loss=multitask.loss(selected, stages.distillation(recipe.base(), 40), alpha=1.0),
         optimizer=optimizer,
         schedule=schedule,
         batches=lambda: None,

@@ -1,0 +1,69 @@
+"""Plans of a tiny recipe: for simulated devices, and for a TPU slice where its compiler is installed."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests import runs
+from tools import plan
+
+TINY = f"--config={runs.TINY}"
+
+
+def run(*arguments):
+    command = [sys.executable, "tools/plan.py", TINY, *map(str, arguments)]
+    return subprocess.run(command, cwd=runs.ROOT, env=os.environ.copy(), capture_output=True, text=True, timeout=600)
+
+
+def test_simulated_devices(tmp_path):
+    file = tmp_path / "plan.json"
+    options = ("--stage=distill", "--config.model.width=64", "--config.mesh.fsdp=2", f"--output={file}")
+    done = run("--devices=4", *options)
+    assert done.returncode == 0, done.stderr
+    stages = json.loads(file.read_text())["stages"]
+    found = stages["distill"]
+    assert list(stages) == ["distill"] and (found["devices"], found["data"], found["fsdp"]) == (4, 2, 2)
+    # Adam holds two values a parameter, and its own two counts; parameters are shared by two, the small ones are not.
+    assert found["optimizer"] == pytest.approx(2 * found["parameters"], abs=64)
+    assert found["teachers"] > 0 and found["temporaries"] > 0 and found["peak"] > found["parameters"]
+    assert found["seconds"] is None and found["hours"] is None  # A simulated device has no rates.
+    assert found["collectives"]["all-reduce"]["count"] > 0
+    assert found["steps"] == 12
+    assert "distill: batch 8 (2 a device), mesh 2 x 2" in done.stdout
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_a_tpu_slice(tmp_path):
+    file = tmp_path / "plan.json"
+    done = run("--topology=v5e:2x2", "--stage=distill", "--batch_per_device=4", f"--output={file}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())["stages"]["distill"]
+    assert (found["devices"], found["batch"], found["steps"]) == (4, 16, 6)  # As many images as 12 steps of 8 see.
+    assert found["fits"] and 0 < found["peak"] < found["memory"]
+    assert found["step_seconds"] == max(found["seconds"].values()) > 0
+    assert found["chip_hours"] == pytest.approx(4 * 6 * found["step_seconds"] / 3600)
+    assert "images/s, bound by" in done.stdout and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ((), "--topology"),
+        (("--devices=2", "--topology=v5e:2x2"), "--topology"),
+        (("--devices=0",), "--devices=0"),
+        (("--topology=v5e:2y2",), "v5e:2y2"),
+        (("--devices=1", "--batch_per_device=0"), "--batch_per_device=0"),
+        (("--devices=1", "--stage=multitask", "--config.multitask.steps=0"), "--stage=multitask"),
+        (("--devices=1", "--output=README.md"), "--force"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(arguments, word, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "prepare", lambda arguments: None)  # JAX runs already.
+    monkeypatch.chdir(runs.ROOT)
+    assert plan.main([TINY, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and word in error

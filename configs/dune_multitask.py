@@ -3,7 +3,7 @@
 python -m sak_jax.main --config=configs/dune_multitask.py --config.data.root=DIR --config.init_from=runs/dune_448
 
 Arguments: `data=nyud|pascal_context`, `encoder=frozen|finetuned`, `stem=base`. `init_from` is a run of
-`configs/dune.py` or a published `.pth`. Tasks, length and optimiser are those of `configs/nyud.py` and `configs/pascal_context.py`.
+`configs/dune.py` or a published `.pth`. Tasks and length: as in `configs/nyud.py` and `configs/pascal_context.py`.
 """
 
 from sak_jax import recipe

@@ -3,6 +3,7 @@
 import argparse
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -58,7 +59,7 @@ def test_a_published_student_is_loaded_and_computes_what_it_did(imported):
     rows = {name: student.config.teachers[name] for name in TYPES}
     assert rows["mast3r_vitlarge_16"]["model"] == "mast3r_large"
     assert rows["mast3r_vitlarge_16"]["normalisation"] == "native"  # The recipe's own settings stay.
-    pictures = images("image", 2, (56, 56))
+    pictures = jnp.asarray(images("image", 2, (56, 56)))
     expected = jax.jit(lambda model, x: model(x))(model, pictures)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), student(pictures), expected)
 
@@ -76,7 +77,7 @@ def test_a_stage_starts_from_a_published_file(imported):
     folder, weights = imported
     config = recipe.from_dict(recipe.plain(sak_jax.load(folder / "run").config))
     config.init_from, config.image_size = str(folder / "dune.pth"), (70, 84)
-    found = start.distillation(config, None, None).weights
+    found = start.distillation(config).weights
     assert found["projectors", "mast3r_vitlarge_16", "output", "kernel"].shape == (192, 1024)
     np.testing.assert_array_equal(
         found["encoder", "patch_embed", "projection", "bias"], weights["encoder.patch_embed.proj.bias"]

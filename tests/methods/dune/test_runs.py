@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -64,7 +65,7 @@ def test_the_encoder_is_handed_over_to_the_heads(run):
 
 def test_a_distilled_student_gives_each_teachers_features_at_any_size(run):
     student = sak_jax.load(run / "checkpoints/distill/6")
-    images = np.random.default_rng(0).standard_normal((2, 32, 48, 3)).astype(np.float32)
+    images = jax.random.normal(jax.random.key(0), (2, 32, 48, 3))
     predicted = student(images)
     assert predicted["scene"]["cls"].shape == (2, 128) and predicted["geometry"]["patch"].shape == (2, 24, 144)
     features = student.student.features(images, "geometry")
@@ -120,7 +121,7 @@ def config_of(run, **changes):
 
 def test_a_second_stage_starts_from_all_of_the_first_at_another_size(run):
     first = stage(run, "distill", 6)
-    found = start.distillation(config_of(run, image_size=(32, 48)), None, None)
+    found = start.distillation(config_of(run, image_size=(32, 48)))
     assert {"/".join(path) for path in found.weights} == set(first)
     for path, value in found.weights.items():
         if path == start.POSITIONS:
@@ -145,17 +146,17 @@ def test_a_start_that_is_another_student_is_refused(run):
     config = config_of(run)
     config.model.depth = 8
     with pytest.raises(UserError, match="encoder.depth is 4 there and 8 here"):
-        start.distillation(config, None, None)
+        start.distillation(config)
     with pytest.raises(UserError, match="depth is 4 there and 8 here"):
         start.multitask(config, None)
     config = config_of(run)
     config.distill.standardise = "none"
     with pytest.raises(UserError, match="standardise is 'batch' there and 'none' here"):
-        start.distillation(config, None, None)
+        start.distillation(config)
     with pytest.raises(UserError, match="has no projectors"):
-        start.distillation(config_of(run, init_from=str(run)), None, None)
+        start.distillation(config_of(run, init_from=str(run)))
     with pytest.raises(UserError, match="nowhere.*is missing"):
-        start.distillation(config_of(run, init_from="nowhere"), None, None)
+        start.distillation(config_of(run, init_from="nowhere"))
 
 
 def test_a_checkpoint_says_what_its_student_is(run):

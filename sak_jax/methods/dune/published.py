@@ -45,7 +45,8 @@ def import_student(
         raise UserError(f"{output} is not empty; give a new --output")
     arrays = pytorch.read_checkpoint(path)
     files.check_finite(arrays, str(path))
-    describe(config, pytorch.config_of(arrays, name=str(path)))
+    with config.unlocked():  # The file's teachers may be others than the recipe's.
+        describe(config, pytorch.config_of(arrays, name=str(path)))
     student = nnx.eval_shape(lambda: Student(build.student_config(config), rngs=nnx.Rngs(0)))
     pytorch.load_pytorch_state(student, arrays, name=str(path))
     checkpoints.write_model(output, "distill", config.distill.steps, recipe.plain(config), nnx.state(student))

@@ -97,9 +97,10 @@ def test_sak_takes_them_and_without_them_has_nothing_of_them(options):
 
 def test_sak_learns_from_several_data_sets_at_once():
     config = recipe.load(runs.TINY)
-    config.distill.mix.sets = {
-        "rooms": {"name": "rooms", "group": "plain", "train_length": 6},
-        "night": {"name": "rooms", "group": "night", "train_length": 3, "look": "night"},
-    }
+    with config.unlocked():
+        config.distill.mix.sets = {
+            "rooms": {"name": "rooms", "group": "plain", "train_length": 6},
+            "night": {"name": "rooms", "group": "night", "train_length": 3, "look": "night"},
+        }
     _, (logs,) = first(config)
     assert np.bincount(logs["groups"]).tolist() == [4, 4] and np.isfinite(logs["total"])

@@ -24,7 +24,7 @@ from tests.reference.formula_weights import formula_state
 
 
 def dune(text="stem=tiny"):
-    return recipe.load(str(runs.ROOT / f"configs/dune.py:{text}"))
+    return recipe.load(str(runs.ROOT / f"configs/dune.py:{text}"), ["--config.dtype=float32"])
 
 
 def save(path, weights, **more):

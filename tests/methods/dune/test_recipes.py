@@ -85,7 +85,8 @@ def test_roots_may_differ_when_a_run_goes_on_and_sets_may_not():
 
 def tiny(change):
     config = recipe.load(TINY)
-    change(config)
+    with config.unlocked():
+        change(config)
     return config
 
 
@@ -126,11 +127,13 @@ def test_sak_takes_the_shared_options():
     config = load("rooms.py")
     config.distill.standardise, config.distill.dropping = "batch", "lowest_loss"
     recipe.check(config, 1)
-    config.distill.mix.sets = {"a": {"name": "rooms", "group": "a", "train_length": 8}}
+    with config.unlocked():
+        config.distill.mix.sets = {"a": {"name": "rooms", "group": "a", "train_length": 8}}
     recipe.check(config, 1)
     config.distill.dropping = "own"
-    for name in ("scene", "regions", "geometry"):
-        config.teachers[name].group = "a"
+    with config.unlocked():
+        for name in ("scene", "regions", "geometry"):
+            config.teachers[name].group = "a"
     with pytest.raises(UserError, match="labelled images have not"):
         recipe.check(config, 1)
     config.multitask.alpha = 0.0

@@ -265,8 +265,7 @@ def _sides(given: Any, name: str) -> tuple[int, int] | None:
 
 def patch_of(student: nnx.Module) -> int:
     """What the sides of a student's images are multiples of; 1 where its encoder takes any."""
-    config = getattr(student, "config", None)
-    return getattr(getattr(config, "stem", getattr(config, "encoder", None)), "patch", 1)
+    return getattr(student, "patch", 1)
 
 
 def check_images(images, patch: int) -> jax.Array:

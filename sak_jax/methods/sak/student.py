@@ -123,6 +123,11 @@ class Student(nnx.Module):
         self.statistics = state.create(config.standardise, widths)
         self.config = config
 
+    @property
+    def patch(self) -> int:
+        """What the sides of its images are multiples of."""
+        return self.config.stem.patch
+
     def __call__(
         self,
         images: Float[Array, "b H W 3"],

@@ -23,11 +23,16 @@ PEAKS = {
 def count(function: Callable, *arguments) -> int:
     """Floating-point operations of the matrix products and convolutions in a function, two a multiply-add.
 
-    Loops with a known number of rounds count that often, `while` loops once, and of a branch the dearest side.
+    Loops with a known number of rounds count that often, `while` loops once, and of a branch the dearest side. What a
+    backward pass computes again counts as well: for the arithmetic that is needed, count a model that keeps all.
 
     Args:
       function: to be traced; nothing is computed.
       *arguments: arrays or `jax.ShapeDtypeStruct`s.
+
+    Raises:
+      ValueError: there is a kernel (of Pallas, or cuDNN's attention) in it, whose arithmetic cannot be seen: count the
+        plain form.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -43,6 +48,8 @@ def _count(jaxpr: core.Jaxpr) -> int:
         elif name == "conv_general_dilated":
             kernel, layout = equation.invars[1].aval.shape, parameters["dimension_numbers"].rhs_spec
             total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // kernel[layout[0]]
+        elif name == "pallas_call" or name.startswith("dot_product_attention"):
+            raise ValueError(f"the arithmetic of {name} cannot be counted: count the plain form (attention xla)")
         elif name == "cond":
             total += max(_count(branch.jaxpr) for branch in parameters["branches"])
         else:

@@ -1,7 +1,10 @@
 import jax
 import jax.numpy as jnp
+import pytest
 
 from sak_jax.engine import flops
+from sak_jax.nn import placement
+from sak_jax.nn.attention import attention
 
 
 def test_products_loops_and_convolutions():
@@ -20,3 +23,14 @@ def test_products_loops_and_convolutions():
         x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     assert flops.count(convolve, image, kernel) == 2 * 8 * 9 * 5 * 3 * 3 * 2
+
+
+def test_attention_counts_its_products_and_a_kernel_is_refused():
+    query = jnp.zeros((2, 600, 3, 8))
+    forward = 2 * 2 * 3 * 600 * 600 * 2 * 8
+    gradient = jax.grad(lambda *x: jnp.sum(attention(*x, implementation="xla")), argnums=(0, 1, 2))
+    for implementation in ("xla", "looped"):
+        assert flops.count(lambda *x, i=implementation: attention(*x, implementation=i), query, query, query) == forward
+    assert flops.count(gradient, query, query, query) == 3 * forward
+    with placement.compiling_for("tpu"), pytest.raises(ValueError, match="pallas_call cannot be counted"):
+        flops.count(lambda *x: attention(*x, implementation="pallas"), query, query, query)

@@ -18,7 +18,7 @@ MAY_KNOW = {
     "weights": {"nn"},  # The tables follow the architectures' configs.
     "nn": set(),
     "tasks": {"boundary"},
-    "engine": set(),
+    "engine": {"nn"},  # `nn.placement`: where activations lie.
     "data": {"tasks", "boundary"},
     "teachers": {"nn", "weights"},
     "report": {"tasks", "data", "engine", "nn"},

@@ -131,9 +131,14 @@ def planned(config, name: str, devices: list, chip, per_device: int | None = Non
         config.teachers.dtype = "bfloat16"  # As on an accelerator.
     recipe.check(config, len(devices))
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
-    stage = next(stage for stage in methods.get(config.method).stages(config) if stage.name == name)
+    stages = methods.get(config.method).stages
+    stage = next(stage for stage in stages(config) if stage.name == name)
+    plain = None
+    if config.model.get("attention", "auto") != "auto":
+        config.model.attention = "xla"
+        plain = next(stage for stage in stages(config) if stage.name == name)
     steps = -(-images // config.batch_size)
-    return planning.measure(stage, mesh, recipe.ordered(config.mesh.placement), chip, steps)
+    return planning.measure(stage, mesh, recipe.ordered(config.mesh.placement), chip, steps, plain)
 
 
 def recommended(config, name: str, devices: list, chip, largest: int) -> dict:

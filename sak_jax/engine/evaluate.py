@@ -26,7 +26,7 @@ class Evaluator:
         self.mesh = mesh
         self.skipped = evaluation.skipped
         self._step = jax.jit(
-            partial(eval_step, evaluation, model),
+            meshes.computing_on(mesh, partial(eval_step, evaluation, model)),
             out_shardings=(meshes.replicated(mesh), meshes.batch_sharding(mesh)),
         )
 

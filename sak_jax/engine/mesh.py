@@ -1,7 +1,7 @@
 """The device mesh, and where arrays lie on it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -9,6 +9,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sak_jax.errors import UserError
+from sak_jax.nn import placement
 
 SMALLEST_SHARDED = 2**16
 """Parameters with fewer elements are replicated: gathering them costs more than they save."""
@@ -52,6 +53,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """A copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def computing_on(mesh: Mesh, function: Callable) -> Callable:
+    """The function, to be jitted for a mesh: layers keep activations where the batch lies and suit its devices."""
+
+    def computed(*arguments):
+        rows = batch_sharding(mesh) if mesh.size > 1 else None
+        with placement.activation_sharding(rows), placement.compiling_for(mesh.devices.flat[0].platform):
+            return function(*arguments)
+
+    return computed
 
 
 def shardings(abstract, mesh: Mesh, table: Mapping[str, tuple] | None = None):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 import jax
 import numpy as np
 
-from sak_jax.engine import flops, hlo
+from sak_jax.engine import hlo
 from sak_jax.engine import state as states
 from sak_jax.engine.stage import Stage
 from sak_jax.errors import UserError
@@ -133,25 +133,26 @@ def devices_of(topology: str) -> list[jax.Device]:
 def measure(
     stage: Stage,
     mesh: jax.sharding.Mesh,
-    placement: Mapping[str, tuple] | None = None,
+    table: Mapping[str, tuple] | None = None,
     chip: Chip | None = None,
     steps: int | None = None,
+    plain: Stage | None = None,
 ) -> Figures:
     """Compiles a stage's step for a mesh, whose devices need not exist, and reads its figures; nothing is allocated.
 
     Args:
       stage: what is trained.
       mesh: the devices.
-      placement: where parameters lie, see `mesh.shardings`.
+      table: where parameters lie, see `mesh.shardings`.
       chip: what they can do; None gives no times, and no limit to memory.
       steps: of the whole stage, where they are not `stage.steps`.
+      plain: the same stage without kernels, whose arithmetic cannot be counted, where `stage` asks for one by name.
 
     Raises:
       UserError: the step cannot be placed so.
     """
-    plan = states.plan(stage, mesh, placement)
-    step = plan.jitted()
-    work = flops.count(step, plan.state, plan.frozen, plan.batch)
+    plan = states.plan(stage, mesh, table)
+    step, work = plan.jitted(), (plain and states.plan(plain, mesh, table) or plan).flops()
     began = time.monotonic()
     parameters = sum(map(held, (plan.state.params, plan.state.frozen, plan.state.stats)))
     common = {

@@ -10,10 +10,12 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from sak_jax.engine import flops
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine.stage import Stage, Start
 from sak_jax.engine.step import TrainState, train_step
 from sak_jax.errors import UserError
+from sak_jax.nn import placement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +41,16 @@ class Plan:
     def jitted(self):
         """The step `(state, frozen, batch) -> (state, logs)`; the state is donated and stays where it lies."""
         return jax.jit(
-            partial(train_step, self.stage, self.model),
+            meshes.computing_on(self.mesh, partial(train_step, self.stage, self.model)),
             donate_argnums=0,
             out_shardings=(places(self.state), meshes.replicated(self.mesh)),
         )
+
+    def flops(self) -> int:
+        """Operations of a step over all devices, recomputation included, as `flops.count` counts them."""
+        step = partial(train_step, self.stage, self.model)
+        with placement.compiling_for("any"):  # The plain form of attention: nobody sees into a kernel.
+            return flops.count(step, self.state, self.frozen, self.batch)
 
 
 def plan(stage: Stage, mesh: Mesh, table: Mapping[str, tuple] | None = None) -> Plan:

@@ -36,7 +36,7 @@ def collectives(fsdp, pinned):
     put = lambda tree, where: jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where)
     copies = lambda tree: jax.tree.map(lambda _: meshes.replicated(mesh), tree)
-    placed = meshes.state_sharding(params, mesh)
+    placed = meshes.shardings(params, mesh)
     images = jax.ShapeDtypeStruct((8, 16, 24, 3), jnp.float32, sharding=meshes.batch_sharding(mesh))
     key = jax.eval_shape(lambda: jax.random.key(0))
     with placement.activation_sharding(meshes.batch_sharding(mesh) if pinned else None):

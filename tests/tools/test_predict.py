@@ -13,7 +13,6 @@ from sak_jax.errors import UserError
 from tests import runs
 from tools import predict
 
-
 NAMES = tuple(f"thing {index}" for index in range(14))
 
 

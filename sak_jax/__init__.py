@@ -5,6 +5,9 @@ import importlib
 _EXPORTS = {
     "build": "sak_jax.predict",
     "load": "sak_jax.predict",
+    "from_pretrained": "sak_jax.hub",
+    "save_pretrained": "sak_jax.hub",
+    "push_to_hub": "sak_jax.hub",
     "Outputs": "sak_jax.methods.sak.student",
     "load_pytorch_state": "sak_jax.methods.sak.pytorch",
     "pytorch_state": "sak_jax.methods.sak.pytorch",

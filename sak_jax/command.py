@@ -11,10 +11,12 @@ from sak_jax.errors import UserError
 COMMANDS = {
     "train": ("sak_jax.main", "train and evaluate a recipe"),
     "evaluate": ("sak_jax.main", "evaluate the newest checkpoint of a run"),
+    "predict": ("predict", "pictures and videos to predictions"),
     "convert-teacher": ("convert_teacher", "weights of timm, Hugging Face or the authors to ours"),
     "list-teachers": ("list_teachers", "the registry of teachers"),
     "import": ("import_pytorch", "a published checkpoint to ours"),
     "export-pytorch": ("export_pytorch", "a checkpoint of ours to PyTorch"),
+    "push-to-hub": ("push_to_hub", "a student to the Hugging Face Hub, or to a folder to share"),
     "prepare-data": ("prepare_data", "original files to ArrayRecord"),
     "boundaries": ("evaluate_boundaries", "the boundary score of saved predictions"),
     "plan": ("plan", "a training step compiled for a pod that need not exist"),

@@ -59,7 +59,9 @@ class Key:
 
     def _problem_of(self, value: Any, like: Any) -> str | None:
         kinds = {bool: bool, int: int, float: int | float, str: str}
-        wanted = kinds[type(like)]
+        wanted = kinds.get(type(like))
+        if wanted is None:
+            return "must hold numbers or texts"
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
             return f"must be {_article(type(like).__name__)}"
         if isinstance(value, float) and not math.isfinite(value):

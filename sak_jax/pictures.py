@@ -48,7 +48,10 @@ def read(picture: Given) -> Picture:
       UserError: a file that can't be read, names it; an array of another type or shape.
     """
     if isinstance(picture, str | os.PathLike):
-        return files.decode_image(files.read_bytes(picture), os.fspath(picture), upright=True)
+        try:
+            return files.decode_image(files.read_bytes(picture), os.fspath(picture), upright=True)
+        except UserError as error:  # There is no data set here, whose key would be a remedy.
+            raise UserError(str(error).removesuffix(", or data.on_error=skip")) from error
     shape, dtype = getattr(picture, "shape", None), getattr(picture, "dtype", None)
     if shape is None:
         raise UserError(f"a picture is a uint8 array [h, w, 3] or a path, not {type(picture).__name__}")
@@ -169,22 +172,37 @@ def window(picture: Picture, layout: Layout, index: int) -> Float32[np.ndarray, 
     return augment.pad(augment.normalise(picture[layout.places[index]]), layout.window, 0)
 
 
-def merged(outputs: list[Float[np.ndarray, "H W c"]], layout: Layout) -> Float32[np.ndarray, "h w c"]:
-    """The picture's output from those of its windows: the padding cut off, overlapping tiles averaged.
+class Blend:
+    """A picture's output, put together from those of its windows: padding cut off, overlapping tiles averaged.
 
-    A tile's weight falls linearly from one at the overlap's inner end to zero at the tile's border.
+    A tile's weight falls linearly from one at the overlap's inner end to zero at the tile's border. Tiles are added one
+    by one, so that no more than one need be kept beside the whole.
+
+    Args:
+      layout: how the picture is shown.
     """
-    outputs = [np.asarray(output[layout.inside], np.float32) for output in outputs]
-    if len(outputs) == 1:
-        return outputs[0]
-    rows, columns = (_ramp(length) for length in outputs[0].shape[:2])
-    weight = (rows[:, None] * columns)[..., None]
-    total = np.zeros((*layout.size, outputs[0].shape[-1]), np.float32)
-    weights = np.zeros((*layout.size, 1), np.float32)
-    for output, place in zip(outputs, layout.places, strict=True):
-        total[place] += weight * output
-        weights[place] += weight
-    return np.divide(total, weights, out=total)
+
+    def __init__(self, layout: Layout):
+        self._layout = layout
+        self._total = self._weights = None
+
+    def add(self, index: int, output: Float[np.ndarray, "H W c"]) -> None:
+        """Adds the output of a window."""
+        output, layout = np.asarray(output[self._layout.inside], np.float32), self._layout
+        if len(layout.places) == 1:
+            self._total = output
+            return
+        if self._total is None:
+            self._total = np.zeros((*layout.size, output.shape[-1]), np.float32)
+            self._weights = np.zeros((*layout.size, 1), np.float32)
+        rows, columns = (_ramp(length) for length in output.shape[:2])
+        weight = (rows[:, None] * columns)[..., None]
+        self._total[layout.places[index]] += weight * output
+        self._weights[layout.places[index]] += weight
+
+    def result(self) -> Float32[np.ndarray, "h w c"]:
+        """The whole, once all windows were added."""
+        return self._total if self._weights is None else np.divide(self._total, self._weights, out=self._total)
 
 
 def _ramp(length: int) -> Float32[np.ndarray, " length"]:

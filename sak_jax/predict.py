@@ -32,14 +32,15 @@ def load(path: epath.PathLike, *, best: bool = False) -> "Predictor":
     Raises:
       UserError: there is no checkpoint, or it holds no student of this version.
     """
-    saved, stage, state = checkpoints.load(epath.Path(path).expanduser(), best=best)
+    folder = checkpoints.find(epath.Path(path).expanduser(), best=best)
+    saved, stage, state = checkpoints.load(folder)
     config = recipe.from_dict(saved)
     student = abstract_student(config, stage)
     try:
         nnx.update(student, jax.device_put(state))  # Once, instead of at every call.
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} does not hold the student of its own recipe ({error}); give another one") from error
-    return Predictor(student, config, stage)
+    return Predictor(student, config, stage, folder)
 
 
 def build(config: ConfigDict) -> nnx.Module:
@@ -125,12 +126,14 @@ class Predictor:
       student: the module, for those who want its parts.
       config: the recipe it came from.
       stage: the stage that it was trained in.
+      source: the folder that it was read from, or None.
     """
 
-    def __init__(self, student: nnx.Module, config: ConfigDict, stage: str = ""):
+    def __init__(self, student: nnx.Module, config: ConfigDict, stage: str, source: epath.Path | None = None):
         self.student = student
         self.config = config
         self.stage = stage
+        self.source = source
         self._forward = jax.jit(lambda student, images: student(images))
         self._without_aligned = jax.jit(lambda student, images: dataclasses.replace(student(images), aligned={}))
 
@@ -143,22 +146,27 @@ class Predictor:
         Raises:
           UserError: images of another type or size.
         """
-        images = check_images(images, patch_of(self.config, self.student))
+        images = check_images(images, patch_of(self.student))
         return self._forward(self.student, images)
 
-    @property
+    @functools.cached_property
     def tasks(self) -> tuple[tasks.Task, ...]:
-        """The tasks that the student predicts; none after stage 1."""
-        if getattr(self.student, "heads", True) is None:
-            return ()
-        return tasks.select(recipe.ordered(self.config.tasks))
+        """The tasks that the student predicts; none after a distillation."""
+        predicted = getattr(self._shapes, "predictions", {})
+        return tuple(task for task in tasks.select(recipe.ordered(self.config.tasks)) if task.name in predicted)
+
+    @functools.cached_property
+    def _shapes(self) -> Any:
+        """What the student gives for an image, as shapes."""
+        image = jax.ShapeDtypeStruct((1, *self.config.image_size, 3), jnp.float32)
+        return jax.eval_shape(self._forward, self.student, image)
 
     @property
     def sizes(self) -> pictures.Sizes:
         """The sizes of images that the student takes."""
         # An encoder of another family than the student's stem is made for one size.
         fixed = not hasattr(self.student, "config")
-        return pictures.Sizes(patch_of(self.config, self.student), tuple(self.config.image_size), fixed)
+        return pictures.Sizes(patch_of(self.student), tuple(self.config.image_size), fixed)
 
     def predict(
         self,
@@ -191,43 +199,58 @@ class Predictor:
         resize, tile = _sides(resize, "resize"), _sides((tile, tile) if isinstance(tile, int) else tile, "tile")
         if batch < 1:
             raise UserError(f"batch is {batch}: it must be positive")
-        if not self.tasks and not aligned:
-            raise UserError("this student has no tasks, as after stage 1: give one of stage 2, or ask for aligned=True")
+        if not self.tasks and not (aligned and isinstance(self._shapes, Outputs)):
+            raise UserError("this student has no tasks, as after a distillation: give one that was trained on tasks")
         several = isinstance(picture, list | tuple)
         originals = [pictures.read(one) for one in (picture if several else [picture])]
         shown = [pictures.scaled(one, resize) for one in originals]
         layouts = [self.sizes.layout(one.shape[:2], tile) for one in shown]
         if aligned and any(len(layout.places) > 1 for layout in layouts):
             raise UserError("aligned features are those of one pass: give resize, or a tile as large as the picture")
-        outputs = self._windows(shown, layouts, batch, self._forward if aligned else self._without_aligned)
-        found = [self._prediction(*parts) for parts in zip(outputs, layouts, originals, strict=True)]
+        parts = [_Parts({task.name: pictures.Blend(layout) for task in self.tasks}) for layout in layouts]
+        self._compute(shown, layouts, parts, batch, self._forward if aligned else self._without_aligned)
+        found = [self._prediction(*each) for each in zip(parts, layouts, originals, strict=True)]
         return found if several else found[0]
 
-    def _windows(self, shown, layouts, batch: int, forward) -> list[list[Outputs]]:
-        """The student's outputs for every picture's windows, on the host and without the batch axis."""
-        outputs = [[None] * len(layout.places) for layout in layouts]
+    def _compute(self, shown, layouts, parts: list["_Parts"], batch: int, forward) -> None:
+        """Runs the student on every picture's windows and adds what it gives to the pictures' parts."""
         by_shape: dict[tuple[int, int], list[tuple[int, int]]] = {}
         for number, layout in enumerate(layouts):
-            by_shape.setdefault(layout.window, []).extend((number, place) for place in range(len(layout.places)))
+            by_shape.setdefault(layout.window, []).extend((number, index) for index in range(len(layout.places)))
         for places in by_shape.values():
             for start in range(0, len(places), batch):
                 chunk = places[start : start + batch]
-                images = [pictures.window(shown[number], layouts[number], place) for number, place in chunk]
+                images = [pictures.window(shown[number], layouts[number], index) for number, index in chunk]
                 # Filled up to a power of two, or the batch: few numbers of images, so that few programs compile.
                 count = min(batch, 1 << (len(chunk) - 1).bit_length())
                 images += [np.zeros_like(images[0])] * (count - len(chunk))
                 computed = jax.device_get(forward(self.student, np.stack(images)))
-                for row, (number, place) in enumerate(chunk):
-                    outputs[number][place] = jax.tree.map(lambda x, row=row: x[row], computed)
-        return outputs
+                for row, (number, index) in enumerate(chunk):
+                    parts[number].add(index, jax.tree.map(lambda x, row=row: x[row].copy(), computed))
 
-    def _prediction(self, outputs: list[Outputs], layout: pictures.Layout, original: pictures.Picture) -> Prediction:
-        results = {}
-        for task in self.tasks:
-            merged = pictures.merged([output.predictions[task.name] for output in outputs], layout)
-            results[task.name] = Result(task, pictures.at_size(merged, original.shape[:2]))
-        routing = {task: np.mean([output.routing[task] for output in outputs], axis=0) for task in outputs[0].routing}
-        return Prediction(results, routing, outputs[0].aligned, layout)
+    def _prediction(self, parts: "_Parts", layout: pictures.Layout, original: pictures.Picture) -> Prediction:
+        results = {
+            task.name: Result(task, pictures.at_size(parts.blends[task.name].result(), original.shape[:2]))
+            for task in self.tasks
+        }
+        routing = {task: total / len(layout.places) for task, total in parts.routing.items()}
+        return Prediction(results, routing, parts.aligned, layout)
+
+
+@dataclasses.dataclass
+class _Parts:
+    """What is known of a picture so far, while its windows are computed."""
+
+    blends: dict[str, pictures.Blend]
+    routing: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    aligned: dict[str, tuple[np.ndarray, ...]] = dataclasses.field(default_factory=dict)
+
+    def add(self, index: int, outputs: Outputs) -> None:
+        for task, blend in self.blends.items():
+            blend.add(index, outputs.predictions[task])
+        for task, weights in outputs.routing.items():
+            self.routing[task] = self.routing.get(task, 0) + weights
+        self.aligned = outputs.aligned
 
 
 def _sides(given: Any, name: str) -> tuple[int, int] | None:
@@ -240,9 +263,9 @@ def _sides(given: Any, name: str) -> tuple[int, int] | None:
     return sides
 
 
-def patch_of(config: ConfigDict, student: nnx.Module) -> int:
+def patch_of(student: nnx.Module) -> int:
     """What the sides of a student's images are multiples of; 1 where its encoder takes any."""
-    return student.config.stem.patch if hasattr(student, "config") else 1
+    return getattr(student, "patch", 1)
 
 
 def check_images(images, patch: int) -> jax.Array:

@@ -41,6 +41,8 @@ ENGINE = {
     "data": data.KEYS,  # And those of the data set that `data.name` names.
     "eval_batch_size": Key(16, above=0, runtime=True),
     "log_every": Key(10, above=0, runtime=True),
+    # Where scalars go besides metrics.jsonl: the latter two need the extras of their names.
+    "loggers": Key(("tensorboard",), choices=("tensorboard", "wandb", "trackio"), runtime=True),
     # Steps; how many of the newest are kept (the best is kept too).
     "checkpoint": {"every": Key(100, above=0, runtime=True), "keep": Key(2, at_least=0, runtime=True)},
     "mesh": {  # Devices along each axis; -1 is all that fsdp leaves.

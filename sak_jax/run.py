@@ -17,7 +17,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sak_jax import keys, methods, paths, recipe, tasks
-from sak_jax.engine import checkpoints, hosts, loop, preflight
+from sak_jax.engine import checkpoints, hosts, loggers, loop, preflight
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine.evaluate import Evaluator
 from sak_jax.engine.lock import locked
@@ -65,6 +65,7 @@ def run(config: ConfigDict, workdir: epath.Path, options: Options, stop: Stop, s
     stages = method.stages(config)
     with contextlib.ExitStack() as resources:
         if options.mode == "train":
+            hosts.together(lambda: loggers.check(config.loggers))
             hosts.together(lambda: resources.enter_context(locked(workdir)))
             preflight.shared(workdir)
             hosts.together(lambda: claim(config, workdir))
@@ -94,6 +95,7 @@ def settings(config: ConfigDict, workdir: epath.Path, mesh: jax.sharding.Mesh, s
         log_every=config.log_every,
         checkpoint_every=config.checkpoint.every,
         checkpoint_keep=config.checkpoint.keep,
+        loggers=tuple(config.loggers),
     )
 
 

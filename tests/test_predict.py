@@ -1,6 +1,7 @@
 """A student on raw pictures: the same numbers as on padded images, at the picture's size, named and decoded."""
 
 import copy
+import types
 
 import numpy as np
 import pytest
@@ -127,10 +128,10 @@ def test_a_wrong_argument_is_named(student, options, word):
         student.predict(noise(8, 8), **options)
 
 
-def test_a_student_of_stage_1_says_that_it_has_no_tasks():
+def test_a_student_of_a_distillation_says_that_it_has_no_tasks():
     config = recipe.load(runs.TINY, ["--config.multitask.steps=0"])
     student = Predictor(sak_jax.build(config), config, "distill")
-    with pytest.raises(UserError, match="stage 1"):
+    with pytest.raises(UserError, match="no tasks"):
         student.predict(noise(8, 8))
     found = student.predict(noise(8, 8), aligned=True)
     assert not found and set(found.aligned) == {"scene", "geometry"}
@@ -158,3 +159,22 @@ def test_a_model_that_is_made_for_one_size_is_shown_that_size_alone():
     found = Predictor(OneSize(), config, "multitask").predict(picture)
     assert found.layout.window == (24, 32) and len(found.layout.places) == 2
     np.testing.assert_allclose(found["depth"].raw, normalise(picture)[..., :1], atol=1e-5)
+
+
+class FeaturesAlone(nnx.Module):
+    """As DUNE's student: a dict of features, and its encoder's sizes under `config.encoder`."""
+
+    def __init__(self):
+        self.config = types.SimpleNamespace(encoder=types.SimpleNamespace(patch=8))
+
+    def __call__(self, images):
+        return {"teacher": images}
+
+
+def test_a_model_that_gives_features_alone_is_called_but_predicts_nothing():
+    student = Predictor(FeaturesAlone(), recipe.load(runs.TINY), "distill")
+    assert student(np.zeros((1, 16, 8, 3), np.float32))["teacher"].shape == (1, 16, 8, 3)
+    assert student.sizes.patch == 8 and student.tasks == ()
+    for aligned in (False, True):
+        with pytest.raises(UserError, match="no tasks"):
+            student.predict(noise(8, 8), aligned=aligned)

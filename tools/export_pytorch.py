@@ -20,9 +20,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--merge_lora", action="store_true", help="add low-rank updates into the kernels")
     parser.add_argument("--force", action="store_true", help="replace files that are there")
     options = parser.parse_args(argv)
-    from sak_jax.methods.sak import published  # After parsing: a mistyped flag is told before JAX is imported.
+    from sak_jax.methods import published  # After parsing: a mistyped flag is told before JAX is imported.
 
-    written = published.export_student(
+    written = published.of_checkpoint(options.checkpoint).export_student(
         options.checkpoint, options.output, merge=options.merge_lora, force=options.force
     )
     print(f"wrote {' and '.join(map(str, written))}")

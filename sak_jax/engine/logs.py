@@ -1,26 +1,18 @@
-"""What a run writes down while it trains: `metrics.jsonl`, TensorBoard event files, and what else is asked for."""
+"""What a run writes down while it trains: `metrics.jsonl`, and what else is asked for (`loggers`)."""
 
 import json
 import math
 import time
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
 from sak_jax import paths
+from sak_jax.engine import loggers
 from sak_jax.engine import mesh as meshes
 
 _REWRITE_SECONDS = 10.0
-
-
-class Writer(Protocol):
-    """Something that takes a run's scalars: TensorBoard, a service, a list in a test."""
-
-    def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Scalars of a step."""
-
-    def close(self) -> None:
-        """Writes out what is buffered."""
 
 
 class Log:
@@ -30,21 +22,38 @@ class Log:
     scores.
     """
 
-    def __init__(self, workdir: epath.Path, stage: str, resume_at: int, *, scored: bool, writers: tuple = ()):
-        """Goes on after step `resume_at`; `scored`: lines of the split `val` are this stage's."""
+    def __init__(
+        self,
+        workdir: epath.Path,
+        stage: str,
+        resume_at: int,
+        *,
+        scored: bool,
+        writers: Sequence[str] = ("tensorboard",),
+        config: Mapping[str, Any] | None = None,
+    ):
+        """Goes on after step `resume_at`.
+
+        Args:
+          workdir: of the run.
+          stage: the stage's name.
+          resume_at: the last step that is kept.
+          scored: lines of the split `val` are this stage's.
+          writers: names of `loggers.WRITERS`.
+          config: the recipe as plain data, for those that keep it.
+        """
         self._stage = stage
-        self._writers = list(writers)
+        self._writers: list[loggers.Writer] = []
         self._steps_with_scores: set[int] = set()
         self._file = None
         path = workdir / "metrics.jsonl"
         if scored:
             self._steps_with_scores = {line["step"] for line in read(path) if line["split"] == "val"}
         if not meshes.is_main():
-            self._writers = []
             return
         _forget_after(path, (stage, "val") if scored else (stage,), resume_at)
         self._file = _Rewritten(path) if paths.is_remote(path) else path.open("a", encoding="utf-8")
-        self._writers.append(TensorBoard(workdir / "events" / stage, resume_at))
+        self._writers += [loggers.WRITERS[name](workdir, stage, resume_at, config or {}) for name in writers]
 
     def has_scores(self, step: int) -> bool:
         """Whether the scores of a step were written before."""
@@ -67,24 +76,6 @@ class Log:
             self._file.close()
         for writer in self._writers:
             writer.close()
-
-
-class TensorBoard:
-    """Scalars as TensorBoard's event files."""
-
-    def __init__(self, folder: epath.Path, resume_at: int):
-        from tensorboardX import SummaryWriter  # Slow to import.
-
-        self._events = SummaryWriter(str(folder), purge_step=resume_at + 1, max_queue=100)
-
-    def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Scalars of a step."""
-        for name, value in values.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
-
-    def close(self) -> None:
-        """Writes out what is buffered."""
-        self._events.close()
 
 
 class _Rewritten:

@@ -40,6 +40,7 @@ class Settings:
       placement: where parameters lie, see `mesh.shardings`.
       log_every, checkpoint_every: steps between two.
       checkpoint_keep: how many of the newest are kept.
+      loggers: where scalars go besides `metrics.jsonl`, see `loggers.WRITERS`.
     """
 
     workdir: epath.Path
@@ -52,6 +53,7 @@ class Settings:
     log_every: int = 10
     checkpoint_every: int = 100
     checkpoint_keep: int = 2
+    loggers: tuple[str, ...] = ("tensorboard",)
 
 
 @dataclasses.dataclass
@@ -138,7 +140,8 @@ def _train_stage(
 
         first, pending, scores = int(state.step), None, None
         began = time.monotonic() - seconds
-        log = held(Log(settings.workdir, stage.name, first, scored=evaluator is not None))
+        scored, writers = evaluator is not None, settings.loggers
+        log = held(Log(settings.workdir, stage.name, first, scored=scored, writers=writers, config=settings.config))
         quiet = None if meshes.is_main() else True  # None: unless it is a terminal.
         progress = held(tqdm(total=stage.steps, initial=first, desc=stage.name, unit="step", disable=quiet))
         train_step = plan.jitted()

@@ -7,9 +7,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from sak_jax.errors import UserError
 
-NAMES = ("qkv", "attention", "log_sum_exp", "attended", "preactivation", "moments")
-"""What is costly to compute: queries, keys and values; attention's output and normaliser; the sum after attention; what
-enters an activation; a batch norm's moments. All else are norms, activations and sums."""
+NAMES = ("qkv", "attention", "log_sum_exp", "attended", "block", "preactivation", "moments")
+"""What is costly to compute: queries, keys and values; attention's output and normaliser; the sum after attention; a
+block's result where adapters read it; what enters an activation; a batch norm's moments. All else are norms,
+activations and sums."""
 
 POLICIES = ("none", "named", "dots", "blocks", "full")
 

@@ -111,8 +111,8 @@ class Attention(nnx.Module):
         """Each token attends to all; queries and keys are turned by `rotary` (cosines, sines) if given."""
         batch, tokens, width = x.shape
         qkv = placement.pin(remat.keep(self.qkv(x), "qkv"))
-        qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        split = jnp.split(qkv, 3, axis=-1)
+        query, key, value = (x.reshape(batch, tokens, self.heads, width // self.heads) for x in split)
         if rotary is not None:
             query, key = _rotate(query, *rotary), _rotate(key, *rotary)
         out = attention(query, key, value, implementation=self.implementation)

@@ -245,7 +245,8 @@ def fitted(teacher: Teacher, state: nnx.State, config: object, dtype=jnp.float32
 def _fitted(teacher: Teacher, state: nnx.State, native: object, config: object, dtype) -> nnx.State:
     """The state for `config` from one for `native`, numpy arrays both."""
     if not getattr(config, "norm", False):
-        state = nnx.State({part: value for part, value in state.items() if part != teacher.family.norm})
+        flat = nnx.to_flat_state(state)  # A part by itself would be a state within a state, another kind of tree.
+        state = nnx.from_flat_state({path: leaf for path, leaf in flat if path[0] != teacher.family.norm})
     return jax.tree.map(lambda x: _cast(np.asarray(x), dtype), teacher.family.fit(state, native, config))
 
 

@@ -66,8 +66,8 @@ class RelativeAttention(nnx.Module):
         """Each position attends to all positions of its map."""
         batch, h, w, width = x.shape
         qkv = placement.pin(remat.keep(self.qkv(x), "qkv"))
-        qkv = qkv.reshape(batch, h, w, 3, self.heads, width // self.heads)
-        query, key, value = qkv[:, :, :, 0], qkv[:, :, :, 1], qkv[:, :, :, 2]
+        split = jnp.split(qkv, 3, axis=-1)
+        query, key, value = (x.reshape(batch, h, w, self.heads, width // self.heads) for x in split)
         by_row = self.rows[...].astype(x.dtype)[_distances(h)]
         by_column = self.columns[...].astype(x.dtype)[_distances(w)]
         out = relative_attention(query, key, value, by_row, by_column, implementation=self.implementation)

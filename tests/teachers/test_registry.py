@@ -121,3 +121,11 @@ def test_random_weights_run_in_bfloat16():
     maps = jax.jit(lambda module, x: module(view(x)))(module, jnp.zeros((1, 56, 70, 3)))
     assert [m.shape for m in maps] == [(1, 4, 5, 384)] * 4
     assert all(m.dtype == jnp.bfloat16 and bool(jnp.isfinite(m).all()) for m in maps)
+
+
+def test_the_weights_at_their_own_size_are_the_same_tree_as_at_another():
+    # Where nothing is resized too: placing them on a mesh goes by the tree.
+    for size in ((72, 96), (24, 32)):
+        teacher = registry.get("rooms_scene")
+        wanted = nnx.state(registry.abstract(teacher, teacher.for_size(size)))
+        assert jax.tree.structure(registry.state("rooms_scene", size)) == jax.tree.structure(wanted)

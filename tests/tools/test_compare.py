@@ -70,3 +70,34 @@ def test_overrides_and_arguments_reach_the_runs(output, monkeypatch):
         run(output, "--config.log_every", "7")
     assert f"--config={RECIPE},method=sak" in commands[0]
     assert commands[0][-4:] == ["--config.batch_size=16", "--config.log_every", "7", "--config.seed=0"]
+
+
+DUNE = str(runs.ROOT / "tests/recipes/tiny_dune.py")
+
+
+def test_other_recipes_are_rows_with_overrides_of_their_own(output, monkeypatch, capsys):
+    commands = []
+
+    def train(command, **_):
+        commands.append(command)
+        workdir = output / next(word for word in command if word.startswith("--workdir=")).split("/")[-1]
+        workdir.mkdir()
+        (workdir / "results.json").write_text(json.dumps({"metrics": SCORES | {"depth/RMSE": 0.5}}))
+        return subprocess.CompletedProcess(command, 0, "")
+
+    monkeypatch.setattr(subprocess, "run", train)
+    other = f"{runs.TINY}:method=multitask --config.multitask.lr=0.01"
+    assert run(output, "--methods=single-task", f"--recipe={other}") == 0
+    (command,) = commands
+    assert f"--config={runs.TINY}:method=multitask" in command and command[-1] == "--config.multitask.lr=0.01"
+    table = capsys.readouterr().out.splitlines()
+    assert [row.split(" | ")[0] for row in table[2:4]] == ["| single-task", f"| {other}"]
+    assert table[3].endswith("| 20 | 0.5 | 50 | +16.67 ± 0.00 |")
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_starts(output, capsys):
+    assert run(output, "--methods=single-task", f"--recipe={DUNE}") == 2
+    assert "its tasks are not those of" in capsys.readouterr().err
+    assert run(output, "--methods=sak,mean") == 2 and "mean is none of" in capsys.readouterr().err
+    assert run(output, "--methods=no-router") == 2 and "name both" in capsys.readouterr().err
+    assert run(output, "--methods=sak") == 2 and "no baseline for every task" in capsys.readouterr().err

@@ -27,11 +27,13 @@ __all__ = ["CLASSES", "EXTRAS", "PARTS", "SPLITS", "TASKS", "Rooms"]
 SPLITS = {"train": 0, "val": 1}
 TASKS = ("semseg", "human_parts", "sal", "normals", "edge", "depth")
 EXTRAS = ("instance",)
+LOOKS = ("plain", "close", "night")
 KEYS = {
     "train_length": Key(0, at_least=0),  # Scenes.
     "val_length": Key(0, at_least=0),
     "seed": Key(0, at_least=0, at_most=2**32 - 1),
     "cache": Key(False, runtime=True),  # Keep what was rendered in memory.
+    "look": Key("plain", choices=LOOKS),  # See `Rooms`.
 }
 
 
@@ -46,9 +48,10 @@ class Rooms:
       tasks: labels wanted, of `TASKS`.
       extras: further maps wanted, of `EXTRAS`.
       cache: keep what was rendered in memory (15 bytes a pixel or so); such arrays are read-only.
+      look: `plain`; `close`: the middle of the view, twice as large; `night`: the picture dark, bluish and noisy.
 
     Raises:
-      UserError: an unknown split, task or extra, or a size or length that is not positive.
+      UserError: an unknown look, split, task or extra, or a size or length that is not positive.
     """
 
     def __init__(
@@ -60,7 +63,10 @@ class Rooms:
         tasks: Sequence[str] = ("semseg", "depth", "normals", "edge", "sal"),
         extras: Sequence[str] = (),
         cache: bool = False,
+        look: str = "plain",
     ):
+        if look not in LOOKS:
+            raise UserError(f"rooms has no look {look!r}; it has {', '.join(LOOKS)}")
         if split not in SPLITS:
             raise UserError(f"rooms has no split {split!r}; it has {', '.join(SPLITS)}")
         for known, given, what in ((TASKS, tasks, "task"), (EXTRAS, extras, "extra")):
@@ -74,7 +80,7 @@ class Rooms:
         if seed < 0:
             raise UserError(f"rooms needs a seed that is not negative, not {seed}")
         self.split, self.length, self.size, self.seed = split, int(length), (int(size[0]), int(size[1])), int(seed)
-        self.tasks, self.extras = tuple(tasks), tuple(extras)
+        self.tasks, self.extras, self.look = tuple(tasks), tuple(extras), look
         self._cache: dict[int, dict] | None = {} if cache else None
 
     def __len__(self) -> int:
@@ -107,10 +113,17 @@ class Rooms:
 
     def _render(self, index: int) -> dict:
         scene = self.scene(index)
+        height, width = (2 * side for side in self.size) if self.look == "close" else self.size
         # Rays parallel to a face divide by zero and then compare as a miss; roots of negative numbers are misses too.
         with np.errstate(divide="ignore", invalid="ignore"):
-            surfaces = render.trace(scene, *self.size)
+            surfaces = render.trace(scene, height, width)
             image = render.shade(scene, surfaces, np.random.default_rng([self.seed, SPLITS[self.split], index, 1]))
+        if self.look == "close":
+            top, left = height // 4, width // 4
+            middle = lambda x: x[top : top + self.size[0], left : left + self.size[1]]  # noqa: E731
+            image, surfaces = middle(image), {name: middle(x) for name, x in surfaces.items()}
+        elif self.look == "night":
+            image = _darkened(image, np.random.default_rng([self.seed, SPLITS[self.split], index, 2]))
         instance, label = surfaces["instance"], surfaces["label"]
         sample = {"image": image, "id": f"{self.split}_{index:06d}"}
         for name in (*self.tasks, *self.extras):
@@ -131,9 +144,16 @@ class Rooms:
         return sample
 
 
-def create(split: str, tasks: Sequence[str], image_size: tuple[int, int], *, seed: int, cache: bool, **values) -> Rooms:
+def _darkened(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    levels = image * np.array([0.16, 0.2, 0.3]) + rng.normal(0, 5, image.shape)
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
+def create(
+    split: str, tasks: Sequence[str], image_size: tuple[int, int], *, seed: int, cache: bool, look: str, **values
+) -> Rooms:
     """The data source of a recipe; see `sak_jax.data.Dataset`."""
     length = values.get(f"{split}_length", 0)
     if length <= 0:
         raise UserError(f"data.{split}_length={length} must be the positive number of scenes of the split {split!r}")
-    return Rooms(split, length, size=image_size, seed=seed, tasks=tasks, cache=cache)
+    return Rooms(split, length, size=image_size, seed=seed, tasks=tasks, cache=cache, look=look)

@@ -21,7 +21,7 @@ Tree = Mapping[str, Mapping[str, Mapping[str, jax.Array]]]
 """`{teacher: {part: {name of a statistic: array}}}`."""
 
 
-def create(kind: str, widths: Mapping[str, Mapping[str, int]]) -> nnx.Dict:
+def create(kind: str, widths: Mapping[str, Mapping[str, int]]) -> nnx.Module:
     """The statistics at the start of training, as variables; none for the kind `none`.
 
     Args:
@@ -40,7 +40,7 @@ def create(kind: str, widths: Mapping[str, Mapping[str, int]]) -> nnx.Dict:
     )
 
 
-def values(own: nnx.Dict) -> dict:
+def values(own: nnx.Module) -> dict:
     """The arrays of such variables, as a `Tree`."""
     return {
         teacher: {part: {key: x[...] for key, x in found.items()} for part, found in parts.items()}
@@ -48,7 +48,7 @@ def values(own: nnx.Dict) -> dict:
     }
 
 
-def replace(own: nnx.Dict, new: Tree) -> None:
+def replace(own: nnx.Module, new: Tree) -> None:
     """Replaces the arrays, in place."""
     for teacher, parts in own.items():
         for part, found in parts.items():

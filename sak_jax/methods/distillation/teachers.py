@@ -44,7 +44,7 @@ def committee(
         size = views[name].on_grid(tuple(config.image_size))
         made = teacher.for_size(size, **sized)
         if hasattr(made, "attention"):
-            made = dataclasses.replace(made, attention=config.model.get("attention", "auto"))
+            made = dataclasses.replace(made, attention=config.model.attention)
         modules[name] = registry.abstract(teacher, made, dtype)
         options[name] = sized | {
             "name": teacher.name,

@@ -1,5 +1,7 @@
 """From a recipe to DUNE's student, its committee, and the encoder with heads."""
 
+import dataclasses
+
 import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
@@ -37,13 +39,9 @@ def encoder(config: ConfigDict) -> ViTConfig:
             f"config.model: depth {sizes['depth']} must be a multiple of 4, and width {sizes['width']} of the "
             f"{sizes['heads']} heads"
         )
-    return encoder_config(
-        sizes,
-        tuple(config.image_size),
-        patch=model.patch,
-        registers=model.registers,
-        layer_scale=model.layer_scale,
-    )
+    options = {"patch": model.patch, "registers": model.registers, "layer_scale": model.layer_scale}
+    made = encoder_config(sizes, tuple(config.image_size), **options)
+    return dataclasses.replace(made, attention=model.attention)
 
 
 def student_config(config: ConfigDict) -> StudentConfig:
@@ -54,12 +52,17 @@ def student_config(config: ConfigDict) -> StudentConfig:
     """
     followed = []
     for name, row in sorted(selected_teachers(config).items()):
-        kinds, teacher = tuple(row.get("tokens", TOKENS)), registry.get(row["model"])
+        kinds, width = tuple(row.get("tokens", TOKENS)), row.get("width", 0)
         if not kinds:
             raise UserError(f"config.teachers.{name}.tokens is empty: name cls, patch or both")
-        if "cls" in kinds and not getattr(teacher.config, "class_token", False):
-            raise UserError(f"config.teachers.{name}.tokens has cls, and {row['model']} has no class token: take patch")
-        followed.append(Followed(name, teacher.width, kinds))
+        if not width:
+            teacher = registry.get(row.get("model", ""))
+            width = teacher.width
+            if "cls" in kinds and not getattr(teacher.config, "class_token", False):
+                raise UserError(
+                    f"config.teachers.{name}.tokens has cls, which {teacher.name} does not: take patch alone"
+                )
+        followed.append(Followed(name, width, kinds))
     model = config.model
     return StudentConfig(
         encoder(config),

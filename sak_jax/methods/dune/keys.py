@@ -23,13 +23,16 @@ KEYS = {
         "hidden": Key(768, above=0),  # Channels inside the ladder's MLPs; of that at the last block, and of `mlp`:
         "last_hidden": Key(3072, above=0),
         "freeze": Key("none", choices=("none", "stem")),  # "stem": the encoder stays as it is while heads learn.
-        "remat": Key(False, runtime=True),  # Recompute blocks in the backward pass: less memory, more time.
+        # What the backward pass keeps, and how attention is computed: as SAK's.
+        "remat": Key("named", choices=("none", "named", "dots", "blocks", "full"), runtime=True),
+        "attention": Key("auto", choices=("auto", "xla", "cudnn", "pallas", "looped"), runtime=True),
     },
     "teachers": shared.TEACHERS
     | {
         keys.ROWS: shared.TEACHER
         | {
             "tokens": Key(("cls", "patch"), choices=("cls", "patch")),  # Those that are followed.
+            "width": Key(0, at_least=0),  # Of its tokens, where it is not in the registry; 0 is what that says.
             "position_offset": Key(0.1, at_least=0),  # With which its positions are resized: DINOv2's rule.
         }
     },

@@ -11,6 +11,9 @@ from sak_jax.methods.dune.keys import KEYS, check
 
 __all__ = ["architecture", "check", "keys", "stages", "student"]
 
+HOW_IT_IS_COMPUTED = ("dtype", "remat", "encoder.attention")
+"""What may differ between the run that made a student and one that uses it."""
+
 
 def keys() -> Keys:
     """The keys of a recipe that are its own."""
@@ -40,4 +43,4 @@ def architecture(config: ConfigDict, stage: str) -> dict[str, object]:
     else:
         channels = [(task.name, task.channels) for task in tasks.select(recipe.ordered(config.tasks))]
         parts = {"encoder": dataclasses.asdict(build.encoder(config)), "tasks": channels}
-    return keys_lib.flatten({key: value for key, value in parts.items() if key not in ("dtype", "remat")})
+    return {key: value for key, value in keys_lib.flatten(parts).items() if key not in HOW_IT_IS_COMPUTED}

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sak_jax.nn import layers
+from sak_jax.nn.activations import exact_gelu
 from sak_jax.nn.vit import Block, ViTConfig
 
 KINDS = ("transformer", "ladder", "mlp")
@@ -31,7 +32,7 @@ class TransformerProjector(nnx.Module):
     def __init__(self, config: ViTConfig, width: int, *, dtype, rngs: nnx.Rngs):
         self.blocks = layers.stack(lambda rngs: Block(config, dtype=dtype, rngs=rngs), [1], rngs)
         init = layers.initialisers("torch", config.width)
-        self.output = nnx.Linear(config.width, width, dtype=dtype, **init, rngs=rngs)
+        self.output = layers.Linear(config.width, width, dtype=dtype, **init, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "b n d"]) -> dict[str, Array]:
         """Class token `[b, c]` and patches `[b, n - 1, c]`, whether the teacher's are followed or not.
@@ -46,13 +47,13 @@ class Rung(nnx.Module):
     """Linear, GELU, Linear on the tokens after one block."""
 
     def __init__(self, width: int, hidden: int, target: int, *, dtype, rngs: nnx.Rngs):
-        linear = partial(nnx.Linear, dtype=dtype, kernel_init=layers.truncated_normal, rngs=rngs)
+        linear = partial(layers.Linear, dtype=dtype, kernel_init=layers.truncated_normal, rngs=rngs)
         self.up = linear(width, hidden)
         self.down = linear(hidden, target)
 
     def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n c"]:
         """Applied to each token."""
-        return self.down(layers.exact_gelu(self.up(x)))
+        return self.down(exact_gelu(self.up(x)))
 
 
 class Ladder(nnx.Module):

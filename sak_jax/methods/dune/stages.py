@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from sak_jax.data import pipeline, transforms, views
 from sak_jax.engine.stage import Part, Stage
 from sak_jax.methods import multitask
-from sak_jax.methods.distillation import dropping, images
+from sak_jax.methods.distillation import dropping, images, state, statistics
 from sak_jax.methods.dune import build, optim, start
 from sak_jax.methods.dune.losses import distillation_loss
 from sak_jax.methods.dune.student import Student
@@ -49,6 +49,9 @@ def distill_stage(config: ConfigDict) -> Stage:
         student.set_statistics(moved)
         return part.share * total, jax.tree.map(lambda value: part.share * value, {"distill": total} | logs)
 
+    measure = None
+    if settings.standardise in statistics.MEASURED:
+        measure = lambda: state.measured(config, frozen, open_batches(config))  # noqa: E731
     return Stage(
         name="distill",
         steps=settings.steps,
@@ -65,7 +68,7 @@ def distill_stage(config: ConfigDict) -> Stage:
         schedule=schedule,
         batches=lambda: open_batches(config),
         inputs=images.inputs(config),
-        start=lambda previous: start.distillation(config, frozen, lambda: open_batches(config)),
+        start=lambda previous: start.distillation(config, measure),
         frozen=frozen,
         accumulate=settings.accumulate,
     )

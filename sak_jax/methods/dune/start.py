@@ -10,13 +10,10 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sak_jax import keys, recipe
-from sak_jax.data import pipeline
 from sak_jax.engine import checkpoints
 from sak_jax.engine import mesh as meshes
-from sak_jax.engine.stage import Frozen, Start, Weights
+from sak_jax.engine.stage import Start, Weights
 from sak_jax.errors import UserError
-from sak_jax.methods.distillation import state as measures
-from sak_jax.methods.distillation import statistics
 from sak_jax.methods.dune import build, pytorch
 from sak_jax.methods.dune.student import Student, StudentConfig, check_size
 from sak_jax.nn import resize
@@ -45,13 +42,12 @@ class Source:
     student: StudentConfig | None = None
 
 
-def distillation(config: ConfigDict, frozen: Frozen, batches: Callable[[], pipeline.Batches]) -> Start:
+def distillation(config: ConfigDict, measure: Callable[[], Weights] | None = None) -> Start:
     """What distillation starts from: an earlier distillation with all it has, the shipped stem, or nothing.
 
     Args:
       config: the recipe.
-      frozen: the teachers, for statistics that are measured before training.
-      batches: opens the stage's.
+      measure: gives the statistics of the teachers' features, where these are measured before training.
 
     Raises:
       UserError: the weights are missing, or are those of another student.
@@ -65,10 +61,7 @@ def distillation(config: ConfigDict, frozen: Frozen, batches: Callable[[], pipel
         nnx.update(student, nnx.from_flat_state(_variables(student, source.weights)))
         return Start(source.name, flat(nnx.state(at_size(student, tuple(config.image_size)))))
     found = _shipped(config)
-    if config.distill.standardise in statistics.MEASURED:
-        measured = measures.measured(config, frozen, batches())
-        found = Start(found.name or "measured statistics", found.weights | measured)
-    return found
+    return found if measure is None else Start(found.name or "measured statistics", found.weights | measure())
 
 
 def multitask(config: ConfigDict, previous: nnx.State | None) -> Start:
@@ -134,10 +127,10 @@ def _tried_out(config: ConfigDict) -> bool:
 
 
 def _check_same(name: str, theirs: dict, mine: dict) -> None:
-    """Raises UserError where two students differ in more than image size, precision and remat."""
+    """Raises UserError where two students differ in more than image size and how they are computed."""
     theirs, mine = keys.flatten(theirs), keys.flatten(mine)
     for key in keys.differing(theirs, mine):
-        if key.split(".")[-1] not in ("image_size", "dtype", "remat"):
+        if key.split(".")[-1] not in ("image_size", "dtype", "remat", "attention"):
             raise UserError(
                 f"{name} is another student: {key} is {theirs.get(key)!r} there and {mine.get(key)!r} here; give the "
                 "recipe that made it, or another start"

@@ -13,6 +13,7 @@ from sak_jax.errors import UserError
 from sak_jax.methods.distillation import state, statistics
 from sak_jax.methods.dune import projectors
 from sak_jax.methods.dune.projectors import CLASS, PATCHES
+from sak_jax.nn import placement, remat
 from sak_jax.nn.vit import ViT, ViTConfig
 
 ENCODERS = {
@@ -97,7 +98,7 @@ class StudentConfig:
       hidden, last_hidden: channels inside the MLPs of a ladder, and inside that of the last block.
       standardise: how teacher features are standardised, a key of `distillation.statistics`.
       dtype: of the computation; parameters are float32.
-      remat: recompute each block in the backward pass instead of keeping its activations.
+      remat: what training keeps of the encoder's blocks for the backward pass, see `remat.checkpoint`.
     """
 
     encoder: ViTConfig
@@ -107,12 +108,13 @@ class StudentConfig:
     last_hidden: int = 3072
     standardise: str = "batch"
     dtype: str = "float32"
-    remat: bool = False
+    remat: str | bool = "named"
 
     def __post_init__(self):
         if self.projector not in projectors.KINDS:
             raise UserError(f"model.projector is {self.projector!r}: set it to one of {', '.join(projectors.KINDS)}")
         statistics.check(self.standardise)
+        remat.policy(self.remat)
 
     def teacher(self, name: str) -> Followed:
         """The teacher of that name; raises UserError where the student does not follow it."""
@@ -155,7 +157,13 @@ class Student(nnx.Module):
         )
         widths = {teacher.name: {kind: teacher.width for kind in teacher.tokens} for teacher in teachers}
         self.statistics = state.create(config.standardise, widths)
+        self.heads = None  # It predicts no task.
         self.config = config
+
+    @property
+    def patch(self) -> int:
+        """What the sides of its images are multiples of."""
+        return self.config.encoder.patch
 
     def encode(self, images: Float[Array, "b H W 3"], *, every_block: bool = False) -> Float[Array, "*depth b n d"]:
         """Class token and patches after the last block, or after every block, before the final norm.
@@ -165,12 +173,12 @@ class Student(nnx.Module):
           every_block: all blocks' outputs `[depth, b, n, d]`.
         """
 
-        def block(x, block):
-            x = block(x)
+        def block(x, parameters):
+            x = placement.whole(parameters)(x)
             return x, (self._without_registers(x) if every_block else None)
 
-        body = jax.checkpoint(block) if self.config.remat else block
-        x, outputs = jax.lax.scan(body, self.encoder.embed(images), self.encoder.blocks)
+        body = remat.checkpoint(block, self.config.remat)
+        x, outputs = jax.lax.scan(body, placement.pin(self.encoder.embed(images)), self.encoder.blocks)
         return outputs if every_block else self._without_registers(x)
 
     def _without_registers(self, x: Float[Array, "b m d"]) -> Float[Array, "b n d"]:

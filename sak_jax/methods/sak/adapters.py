@@ -22,7 +22,9 @@ class Adapter(nnx.Module):
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Applied to each token."""
         inner = exact_gelu(remat.keep(self.down(x), "preactivation"))
-        return x + self.scale[...].astype(x.dtype) * self.up(inner)
+        # The scale goes before the map up: its gradient is then a sum over the few inner channels.
+        scale, bias = self.scale[...].astype(x.dtype), self.up.bias[...].astype(x.dtype)
+        return x + self.up(scale * inner) + (scale - 1) * bias
 
 
 def adapt(adapters: Adapter, tokens: Sequence[Float[Array, "b n d"]]) -> tuple[Float[Array, "b n d"], ...]:

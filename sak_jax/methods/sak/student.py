@@ -123,6 +123,11 @@ class Student(nnx.Module):
         self.statistics = state.create(config.standardise, widths)
         self.config = config
 
+    @property
+    def patch(self) -> int:
+        """What the sides of its images are multiples of."""
+        return self.config.stem.patch
+
     def __call__(
         self,
         images: Float[Array, "b H W 3"],
@@ -174,7 +179,7 @@ class Student(nnx.Module):
 
         def block(carry, parts):
             (x, residuals), (block, path) = carry, placement.whole(parts)
-            x = block(x)
+            x = remat.keep(block(x), "block")
             if path is not None:
                 residuals = adapters.adapt(path, [r + x for r in residuals])
             return (x, residuals), None

@@ -351,3 +351,16 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="positive"):
         layouts.write_pascal_context(tmp_path / "set", train=0, val=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_looks_of_a_scene_have_its_labels():
+    plain, night = (Rooms("train", 2, size=(24, 32), look=look)[1] for look in ("plain", "night"))
+    for name in ("semseg", "depth", "normals", "edge", "sal"):
+        np.testing.assert_array_equal(night[name], plain[name])
+    assert night["image"].dtype == np.uint8 and night["image"].mean() < 0.3 * plain["image"].mean()
+    whole, close = Rooms("train", 2, size=(48, 64))[1], Rooms("train", 2, size=(24, 32), look="close")[1]
+    for name in ("image", "semseg", "depth", "normals"):
+        np.testing.assert_array_equal(close[name], whole[name][12:36, 16:48])
+    np.testing.assert_array_equal(close["edge"][:-1, :-1], whole["edge"][12:35, 16:47])
+    with pytest.raises(UserError, match="look 'foggy'"):
+        Rooms("train", 2, look="foggy")

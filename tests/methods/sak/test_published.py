@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from etils import epath
 from flax import nnx
 
 import sak_jax
-from sak_jax.engine import checkpoints
+from sak_jax.engine import checkpoints, saving
 from sak_jax.errors import UserError
 from sak_jax.methods.sak import build
 from sak_jax.methods.sak import start as handover
@@ -103,10 +104,10 @@ def test_safetensors_come_and_go_without_pytorch(tiny, tmp_path, monkeypatch):
 def test_an_imported_student_is_no_run_to_resume(tiny, tmp_path):
     config = tiny_recipe()
     import_student(config, tiny[1], tmp_path / "run")
-    manager = checkpoints.Checkpoints(tmp_path / "run", "multitask", config)
+    manager = saving.Checkpoints(epath.Path(tmp_path / "run"), "multitask", recipes.plain(config))
     assert manager.newest == 10
     with pytest.raises(UserError, match="--config.init_from"):
-        manager.restore(None)
+        manager.restore(None, None)
     manager.close()
 
 
@@ -147,7 +148,9 @@ def test_aligners_of_some_teachers_only_are_not_exported(tmp_path):
     settings = build.student_config(config, "multitask")
     assert settings.aligners == ("sam",)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_student(settings))
-    checkpoints.write_model(tmp_path / "run", "multitask", config, nnx.state(zeros))
+    checkpoints.write_model(
+        tmp_path / "run", "multitask", config.multitask.steps, recipes.plain(config), nnx.state(zeros)
+    )
     with pytest.raises(UserError, match="aligners for sam only.*aligners=all"):
         export_student(tmp_path / "run", tmp_path / "sak.pth")
     with pytest.raises(UserError, match="must end in .pth or .safetensors"):

@@ -95,9 +95,10 @@ def test_losses_gradient_norm_and_rate_of_each_step(run, index):
     for name in ("total", "distill", *(name for name, _ in CONFIG.tasks)):
         expected = reference[f"step{index}/loss/{name}"]
         np.testing.assert_allclose(ours[name], expected, rtol=5e-5, err_msg=name)
-    # Adam turns rounding in small gradients into whole steps. Run in float64 ours is 1.8e-3 from the reference at the
-    # fourth step, and 3e-4 from itself in float32.
-    tolerance = 1e-4 if index < 3 else 3e-3
+    # Adam turns rounding in small gradients into whole steps. At the fourth step exact ways to compute the same are as
+    # far from each other as from the reference: with plain attention 4e-4, with plain gelu 1.3e-3, with neither 3.6e-3
+    # (the losses stay within 4e-5 each time).
+    tolerance = 1e-4 if index < 3 else 6e-3
     np.testing.assert_allclose(ours["grad_norm"], reference[f"step{index}/grad_norm"], rtol=tolerance)
     np.testing.assert_allclose(ours["lr"], reference[f"step{index}/lr"], rtol=1e-5)
 

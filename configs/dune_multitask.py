@@ -1,0 +1,47 @@
+"""Our heads on DUNE's encoder, frozen or fine-tuned, on NYUD-v2 or PASCAL-Context.
+
+python -m sak_jax.main --config=configs/dune_multitask.py --config.data.root=DIR --config.init_from=runs/dune_448
+
+Arguments: `data=nyud|pascal_context`, `encoder=frozen|finetuned`, `stem=base`. `init_from` is a run of
+`configs/dune.py` or a published `.pth`. Tasks and length: as in `configs/nyud.py` and `configs/pascal_context.py`.
+"""
+
+from sak_jax import recipe
+from sak_jax.errors import UserError
+
+DATA = {
+    "nyud": {
+        "tasks": {"semseg": {"channels": 40}, "normals": {}, "edge": {}, "depth": {}},
+        "image_size": (448, 560),  # Whole patches of 14, and room for the pictures of 425 x 560.
+        "boundary": {"max_distance": 0.011, "truth": "label_map"},
+    },
+    "pascal_context": {
+        "tasks": {"semseg": {"channels": 21}, "human_parts": {}, "normals": {}, "edge": {}, "sal": {}},
+        "image_size": (504, 504),
+        "boundary": {"max_distance": 0.0075, "truth": "boundary"},
+    },
+}
+
+
+def get_config(text: str = ""):
+    """The recipe; its arguments are data, encoder and stem."""
+    chosen = recipe.arguments(text, data="nyud", encoder="frozen", stem="base")
+    for key, known in (("data", tuple(DATA)), ("encoder", ("frozen", "finetuned"))):
+        if chosen[key] not in known:
+            raise UserError(f"recipe argument {key}={chosen[key]}: it must be one of {', '.join(known)}")
+    settings = DATA[chosen["data"]]
+    config = recipe.base("dune")
+    config.image_size = settings["image_size"]
+    config.batch_size = 4
+    config.eval_batch_size = 8
+    config.init_from = "runs/dune_448"
+    config.tasks = settings["tasks"]
+    config.boundary.update(settings["boundary"])
+    config.model.stem = chosen["stem"]
+    config.model.freeze = "stem" if chosen["encoder"] == "frozen" else "none"
+    config.multitask.steps = 40_000
+    config.multitask.lr = 2e-5 if chosen["encoder"] == "finetuned" else 1e-3
+    config.data.name = chosen["data"]
+    config.log_every = 50
+    config.checkpoint.every = 1000
+    return config

@@ -1,0 +1,112 @@
+"""Writers of a run's scalars: TensorBoard's files, and services whose packages are extras.
+
+Each takes `(workdir, stage, resume_at, config)`. Runs of a service are one a stage, of the project `sak_jax`, named
+`WORKDIR/STAGE`; a run that is resumed goes on there.
+"""
+
+import hashlib
+import importlib.util
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any, Protocol
+
+from etils import epath
+
+from sak_jax import paths
+from sak_jax.errors import UserError
+
+PROJECT = "sak_jax"
+
+
+class Writer(Protocol):
+    """Something that takes a run's scalars: TensorBoard, a service, a list in a test."""
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Scalars of a step."""
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+
+
+class TensorBoard:
+    """Scalars as TensorBoard's event files, in `events/STAGE` of the workdir."""
+
+    def __init__(self, workdir: epath.Path, stage: str, resume_at: int, config: Mapping[str, Any]):
+        from tensorboardX import SummaryWriter  # Slow to import.
+
+        self._events = SummaryWriter(str(workdir / "events" / stage), purge_step=resume_at + 1, max_queue=100)
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Scalars of a step."""
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        self._events.close()
+
+
+class Service:
+    """Scalars to a service whose package has `init`, `log` and `finish` as wandb has.
+
+    Args:
+      module: the package.
+      options: of its `init`, besides project, name and config.
+      name: of the run.
+      config: the recipe as plain data.
+    """
+
+    def __init__(self, module: ModuleType, name: str, config: Mapping[str, Any], **options: Any):
+        self._module = module
+        module.init(project=PROJECT, name=name, config=dict(config), **options)
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Scalars of a step; those that are not finite are left out."""
+        finite = {f"{split}/{name}": value for name, value in values.items() if math.isfinite(value)}
+        if finite:
+            self._module.log(finite, step=step)
+
+    def close(self) -> None:
+        """Sends what is buffered."""
+        self._module.finish()
+
+
+def _name(workdir: epath.Path, stage: str) -> str:
+    return f"{paths.absolute(workdir).name}/{stage}"
+
+
+def _wandb(workdir: epath.Path, stage: str, resume_at: int, config: Mapping[str, Any]) -> Service:
+    import wandb
+
+    name = _name(workdir, stage)
+    # The run that the same workdir had before. Steps that it has already are not taken again; they are the same.
+    identity = hashlib.sha1(f"{paths.absolute(workdir)}/{stage}".encode()).hexdigest()[:16]
+    place = {} if paths.is_remote(workdir) else {"dir": str(workdir)}
+    return Service(wandb, name, config, id=identity, resume="allow", group=paths.absolute(workdir).name, **place)
+
+
+def _trackio(workdir: epath.Path, stage: str, resume_at: int, config: Mapping[str, Any]) -> Service:
+    import trackio
+
+    return Service(trackio, _name(workdir, stage), config, resume="allow")
+
+
+WRITERS: dict[str, Callable[[epath.Path, str, int, Mapping[str, Any]], Writer]] = {
+    "tensorboard": TensorBoard,
+    "wandb": _wandb,
+    "trackio": _trackio,
+}
+"""By the names in `config.loggers`."""
+
+_PACKAGES = {"tensorboard": "tensorboardX"}
+
+
+def check(names: Sequence[str]) -> None:
+    """Raises UserError for a name that is unknown or whose package is not installed."""
+    for name in names:
+        if name not in WRITERS:
+            raise UserError(f"config.loggers names {name!r}: it may name {', '.join(WRITERS)}")
+        package = _PACKAGES.get(name, name)
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"config.loggers names {name}, whose package is missing: pip install 'sak_jax[{name}]'")

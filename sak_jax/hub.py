@@ -1,0 +1,205 @@
+"""Students as folders that others can load: weights, recipe and model card, on disk or on the Hugging Face Hub."""
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from sak_jax import model_card, paths, predict, recipe
+from sak_jax.engine import checkpoints
+from sak_jax.errors import UserError
+from sak_jax.predict import Predictor
+from sak_jax.report import record
+from sak_jax.weights import files, states
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+FORMAT = 1
+
+BUNDLED = epath.resource_path("sak_jax") / "students"
+"""The students that come with the package, a folder each."""
+SCENE = BUNDLED / "scene.png"
+"""A picture for the student `rooms`."""
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_ABOUT = ("metrics", "delta_m", "steps", "seconds", "teachers_random", "command", "versions")
+
+
+def from_pretrained(name: str | os.PathLike, *, best: bool = False, revision: str | None = None) -> Predictor:
+    """A trained student, ready to predict, from wherever it is.
+
+    Args:
+      name: a workdir, a checkpoint, or a folder that `save_pretrained` wrote (none of which needs a network); `rooms`,
+        which comes with the package; or a repository `owner/name` of the Hugging Face Hub.
+      best: of a workdir the checkpoint with the highest score, instead of the newest.
+      revision: a branch, tag or commit of a repository.
+
+    Raises:
+      UserError: there is no such student, or it can't be read or fetched.
+    """
+    path = paths.given(name)
+    if (path / WEIGHTS).is_file():
+        return _read(path, os.fspath(name))
+    if path.exists():
+        return predict.load(path, best=best)
+    if (BUNDLED / os.fspath(name) / WEIGHTS).is_file():
+        return _read(BUNDLED / os.fspath(name), os.fspath(name))
+    if paths.is_remote(path) or not _REPOSITORY.fullmatch(os.fspath(name)):
+        known = ", ".join(sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir()))
+        raise UserError(
+            f"{name} is no folder: give a workdir, a checkpoint, a repository owner/name, or one of {known}"
+        )
+    return _read(_fetch(os.fspath(name), revision), os.fspath(name))
+
+
+def save_pretrained(
+    student: Predictor | str | os.PathLike,
+    folder: epath.PathLike,
+    *,
+    half: bool = False,
+    force: bool = False,
+    name: str = "",
+) -> epath.Path:
+    """Writes a student as a folder that `from_pretrained` loads: weights, recipe, model card.
+
+    Args:
+      student: a loaded one, or what `from_pretrained` takes.
+      folder: for `model.safetensors`, `config.json` and `README.md`.
+      half: store the weights in float16, half as large; they are computed with in the recipe's precision all the same.
+      force: replace files that are there.
+      name: the card's heading; "" is the folder's name.
+
+    Returns:
+      The folder.
+
+    Raises:
+      UserError: there is no such student, a file is there already or can't be written, or float16 can't hold a weight.
+    """
+    folder = paths.given(folder)
+    for file in (WEIGHTS, CONFIG, CARD):
+        paths.check_output(folder / file, force=force)
+    student = student if isinstance(student, Predictor) else from_pretrained(student)
+    weights = {key: np.asarray(value) for key, value in _weights(student).items()}
+    if half:
+        weights = {key: value.astype(np.float16) for key, value in weights.items()}
+        files.check_finite(weights, "the student in float16")
+    config, about = _public(recipe.plain(student.config)), _about(student)
+    content = {"sak_jax": FORMAT, "stage": student.stage, "recipe": config, "about": about}
+    count = sum(value.size for value in weights.values())
+    card = model_card.write(name or folder.name, config, student.stage, about, count)
+    files.write_safetensors(folder / WEIGHTS, weights, {"format": "sak_jax"})
+    try:
+        paths.write_text(folder / CARD, card)
+        paths.write_text(folder / CONFIG, json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{folder} can't be written ({paths.reason(error, folder)}); give another place") from error
+    return folder
+
+
+def push_to_hub(
+    student: Predictor | str | os.PathLike, repository: str, *, private: bool = False, half: bool = False
+) -> str:
+    """Uploads a student to the Hugging Face Hub; the repository is made where it is missing.
+
+    Args:
+      student, half: see `save_pretrained`.
+      repository: `owner/name`.
+      private: make a new repository private.
+
+    Returns:
+      The address of the commit.
+
+    Raises:
+      UserError: there is no such student, or the Hub refuses or can't be reached.
+    """
+    if not _REPOSITORY.fullmatch(repository):
+        raise UserError(f"{repository!r} is no repository: give owner/name")
+    import huggingface_hub
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(student, folder, half=half, name=repository, force=True)
+        try:
+            hub = huggingface_hub.HfApi()
+            hub.create_repo(repository, private=private, exist_ok=True)
+            commit = hub.upload_folder(
+                repo_id=repository, folder_path=folder, commit_message="Upload a student of sak_jax"
+            )
+        except Exception as error:  # noqa: BLE001 - the client's and its HTTP library's own, all of them the network's
+            raise UserError(
+                f"{repository} can't be uploaded ({_reason(error)}): log in with `hf auth login`, and check the name"
+            ) from error
+    return commit.commit_url
+
+
+def _public(config: dict[str, Any]) -> dict[str, Any]:
+    """The recipe without the places of a machine."""
+    config["compilation_cache"] = recipe.ENGINE["compilation_cache"].default
+    for section, key in (("data", "root"), ("teachers", "dir")):
+        if config.get(section, {}).get(key):
+            config[section][key] = ""
+    return config
+
+
+def _weights(student: Predictor) -> dict[str, np.ndarray]:
+    return states.export(student.student, states.own(student.student))
+
+
+def _fetch(repository: str, revision: str | None) -> epath.Path:
+    """The folder in the Hub's cache that holds a repository's student."""
+    import huggingface_hub
+
+    try:
+        found = [huggingface_hub.hf_hub_download(repository, file, revision=revision) for file in (CONFIG, WEIGHTS)]
+    except Exception as error:  # noqa: BLE001 - as above
+        raise UserError(
+            f"{repository} is no folder here, and the Hub does not give a student of that name ({_reason(error)}): "
+            "check the name, or log in with `hf auth login` if it is private"
+        ) from error
+    return epath.Path(Path(found[0]).parent)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _read(folder: epath.Path, name: str) -> Predictor:
+    """The student of a folder that `save_pretrained` wrote."""
+    try:
+        content = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: its {CONFIG} can't be read ({_reason(error)}); fetch it again") from error
+    if not isinstance(content, dict) or content.get("sak_jax") != FORMAT or not isinstance(content.get("stage"), str):
+        raise UserError(f"{name} holds no student of sak_jax: its {CONFIG} was not written by save_pretrained")
+    try:
+        config = recipe.from_dict(content.get("recipe"))
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{name}: the recipe in its {CONFIG} is none of this version ({_reason(error)})") from error
+    student = predict.abstract_student(config, content["stage"])
+    arrays = files.read_weights(folder / WEIGHTS)
+    loaded = states.load(student, arrays, states.own(student), name=f"{name}: {WEIGHTS}")
+    nnx.update(student, jax.device_put(loaded))
+    return Predictor(student, config, content["stage"], folder)
+
+
+def _about(student: Predictor) -> dict[str, Any]:
+    """What is known of the run that made a student: of its scores only those of this very checkpoint."""
+    source = student.source
+    if source is None:
+        return {}
+    if (source / WEIGHTS).is_file():
+        found = json.loads((source / CONFIG).read_text()).get("about")
+        return found if isinstance(found, dict) else {}
+    workdir = source.parents[2]
+    if source.parents[1].name != checkpoints.FOLDER or not (workdir / "results.json").is_file():
+        return {}
+    run = record.collect(workdir)
+    found = {"metrics": run.scores, "delta_m": run.delta_m, "steps": run.steps, "seconds": run.seconds}
+    newest = checkpoints.find(workdir).name == source.name
+    known = {"command": run.command, "versions": run.versions} | (found if newest else {})
+    return {key: known[key] for key in _ABOUT if known.get(key) not in (None, "", {})}

@@ -1,0 +1,27 @@
+"""Which method's code reads and writes published files."""
+
+import importlib
+import json
+from types import ModuleType
+
+from etils import epath
+
+from sak_jax import recipe
+from sak_jax.engine import checkpoints
+from sak_jax.errors import UserError
+
+METHODS = ("sak", "dune")
+"""The methods whose students have a published naming; each has a module `published`."""
+
+
+def of_method(name: str) -> ModuleType:
+    """The module with `import_student` and `export_student`; raises UserError where the method has none."""
+    if name not in METHODS:
+        raise UserError(f"config.method is {name}: only students of {' and '.join(METHODS)} have published files")
+    return importlib.import_module(f"sak_jax.methods.{name}.published")
+
+
+def of_checkpoint(path: epath.PathLike) -> ModuleType:
+    """The same, for the method that made a checkpoint; raises UserError where there is none."""
+    saved = json.loads(checkpoints.item(checkpoints.find(epath.Path(path).expanduser()) / "config"))
+    return of_method(recipe.from_dict(saved).method)

@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sak_jax import keys, recipe
-from sak_jax.errors import EndedEarly, UserError
+from sak_jax.errors import EndedEarly, Stopped, UserError
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.")
 
@@ -77,7 +77,9 @@ def exit_status(main: Callable[[Sequence[str] | None], None]) -> Callable[..., i
             main(argv)
             sys.stdout.flush()
         except (UserError, EndedEarly) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            # Under Slurm all processes write into one file, and the first says for all that they were stopped.
+            if not isinstance(error, Stopped) or os.environ.get("SLURM_PROCID", "0") == "0":
+                print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2 if isinstance(error, UserError) else 1
         except KeyboardInterrupt:  # Where nothing has to be saved.
             print("error: interrupted; run the same command to go on", file=sys.stderr)

@@ -17,7 +17,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sak_jax import keys, methods, paths, recipe, tasks
-from sak_jax.engine import checkpoints, loggers, loop
+from sak_jax.engine import checkpoints, hosts, loggers, loop, preflight
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine.evaluate import Evaluator
 from sak_jax.engine.lock import locked
@@ -43,31 +43,12 @@ class Options:
 
 def start_jax(config: ConfigDict) -> None:
     """Joins the other processes of a multi-host run, and sets what the recipe says of JAX as a whole."""
-    join_processes()
+    hosts.join()
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if config.matmul_precision:
         jax.config.update("jax_default_matmul_precision", config.matmul_precision)
-
-
-def join_processes() -> None:
-    """Joins the other processes of this run, if there are any.
-
-    JAX finds them by itself on TPU VMs, under Slurm, Open MPI and Kubernetes; elsewhere JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID tell it.
-    """
-    if os.environ.get("SLURM_NTASKS") == "1":
-        return  # JAX would leave a Slurm task one GPU; a single one is to have all.
-    given = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-    try:
-        jax.distributed.initialize(**{name: int(os.environ[key]) for name, key in given.items() if key in os.environ})
-    except ValueError as error:
-        if "coordinator_address" not in str(error):
-            raise
-        return  # Nothing says that there are others.
-    if not meshes.is_main():
-        logging.getLogger("sak_jax").setLevel(logging.WARNING)  # One process tells what all do.
 
 
 def run(config: ConfigDict, workdir: epath.Path, options: Options, stop: Stop, started: float) -> None:
@@ -76,6 +57,7 @@ def run(config: ConfigDict, workdir: epath.Path, options: Options, stop: Stop, s
     Raises:
       UserError: the recipe, its data or its weights are not as they should be.
     """
+    preflight.agree(keys.flatten(recipe.plain(config)), workdir)
     paths.check_remote(workdir, config.init_from, config.teachers.dir)
     recipe.check(config, jax.device_count())
     method = methods.get(config.method)
@@ -83,10 +65,10 @@ def run(config: ConfigDict, workdir: epath.Path, options: Options, stop: Stop, s
     stages = method.stages(config)
     with contextlib.ExitStack() as resources:
         if options.mode == "train":
-            loggers.check(config.loggers)
-            resources.enter_context(locked(workdir))
-            recipe.check_workdir(config, workdir)
-            write_config(config, workdir)
+            hosts.together(lambda: loggers.check(config.loggers))
+            hosts.together(lambda: resources.enter_context(locked(workdir)))
+            preflight.shared(workdir)
+            hosts.together(lambda: claim(config, workdir))
             if finished(workdir, stages):
                 logger.info("%s is finished; evaluating it again", workdir)
             trained = loop.train(stages, settings(config, workdir, mesh, stop))
@@ -117,12 +99,13 @@ def settings(config: ConfigDict, workdir: epath.Path, mesh: jax.sharding.Mesh, s
     )
 
 
-def write_config(config: ConfigDict, workdir: epath.Path) -> None:
+def claim(config: ConfigDict, workdir: epath.Path) -> None:
     """Writes the recipe into the workdir, which is thereby seen to be one that can be written to.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: it cannot be written, or is another recipe's.
     """
+    recipe.check_workdir(config, workdir)
     if not meshes.is_main():
         return
     try:

@@ -3,7 +3,7 @@
 import pytest
 
 from sak_jax import cli, recipe
-from sak_jax.errors import EndedEarly, UserError
+from sak_jax.errors import EndedEarly, Stopped, UserError
 from tests import runs
 
 
@@ -73,3 +73,14 @@ def test_exit_status_and_the_line_that_goes_with_it(capsys):
     assert main([KeyboardInterrupt()]) == 1 and "interrupted" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):
         main([ZeroDivisionError()])
+
+
+@pytest.mark.parametrize(("process", "spoken"), [("0", 1), ("3", 0)])
+def test_under_slurm_one_process_says_that_all_were_stopped(process, spoken, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_PROCID", process)
+
+    def stopped(argv):
+        raise Stopped("stopped at step 3")
+
+    assert cli.exit_status(stopped)([]) == 1
+    assert capsys.readouterr().err.count("stopped at step 3") == spoken

@@ -22,10 +22,14 @@ class Batches(grain.DatasetIterator):
 
     `next` raises the UserError of a source or a transform as it was raised, from threads and worker processes alike.
     `len` is the number of batches in all: for training so many that there is no end.
+
+    Attributes:
+      images: samples of the source.
     """
 
-    def __init__(self, dataset: grain.MapDataset, workers: int, prefetch: int | None):
+    def __init__(self, dataset: grain.MapDataset, images: int, workers: int, prefetch: int | None):
         super().__init__()
+        self.images = images
         self._dataset = dataset
         self._workers = workers
         if prefetch is None:
@@ -127,7 +131,9 @@ def train_batches(
         for each, own in zip(sources, seeds, strict=True)
     ]
     dataset = shares[0] if len(shares) == 1 else grain.MapDataset.mix(shares)
-    return Batches(dataset.batch(local, drop_remainder=True)[process_index::process_count], workers, prefetch)
+    return Batches(
+        dataset.batch(local, drop_remainder=True)[process_index::process_count], len(source), workers, prefetch
+    )
 
 
 def evaluation_batches(
@@ -152,7 +158,9 @@ def evaluation_batches(
     local = _local_batch(source, batch_size, process_count)
     batches = -(-len(source) // batch_size)
     dataset = grain.MapDataset.range(batches * batch_size).map(functools.partial(_evaluation_sample, source, transform))
-    return Batches(dataset.batch(local, drop_remainder=True)[process_index::process_count], workers, prefetch)
+    return Batches(
+        dataset.batch(local, drop_remainder=True)[process_index::process_count], len(source), workers, prefetch
+    )
 
 
 def _local_batch(source: Source, batch_size: int, process_count: int) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
+from sak_jax.engine import hosts
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine.stage import Batch, Evaluation
 from sak_jax.engine.stop import Stop
@@ -47,7 +48,9 @@ class Evaluator:
         with contextlib.ExitStack() as resources:
             for resource in (batches, *metrics.values()):
                 resources.callback(resource.close)
-            for batch in tqdm(batches, total=len(batches), desc="evaluate", unit="batch", disable=None, leave=False):
+            quiet = None if meshes.is_main() else True  # None: unless it is a terminal.
+            for _ in tqdm(range(len(batches)), desc="evaluate", unit="batch", disable=quiet, leave=False):
+                batch = hosts.together(lambda: next(batches))
                 if stop is not None and meshes.any_process(stop.requested):
                     stop.refuse()
                 sums, predictions = self._step(model, meshes.put_batch(batch, self.mesh))

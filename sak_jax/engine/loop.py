@@ -13,6 +13,7 @@ from etils import epath
 from flax import nnx
 from tqdm import tqdm
 
+from sak_jax.engine import hosts
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine import state as states
 from sak_jax.engine.evaluate import Evaluator
@@ -88,7 +89,15 @@ def train(stages: Sequence[Stage], settings: Settings) -> Trained:
     while len(stages) > 1 and Checkpoints.exist(settings.workdir, stages[-1].name):
         del stages[0]  # The stage after it has begun, so this one is done.
     # First, and for all stages: without data nothing else is worth its time.
-    data = [(stage.batches(), stage.evaluation and stage.evaluation()) for stage in stages]
+    data = hosts.together(lambda: [(stage.batches(), stage.evaluation and stage.evaluation()) for stage in stages])
+    hosts.agree(
+        {f"images of {stage.name}": batches.images for stage, (batches, _) in zip(stages, data, strict=True)}
+        | {
+            f"images that score {stage.name}": found.images
+            for stage, (_, found) in zip(stages, data, strict=True)
+            if found
+        }
+    )
     trained = None
     for stage, (batches, evaluation) in zip(stages, data, strict=True):
         trained = _train_stage(stage, batches, evaluation, settings, trained)
@@ -104,7 +113,9 @@ def _train_stage(
         held = lambda resource: resources.enter_context(contextlib.closing(resource))  # noqa: E731
         held(batches)
         plan = states.plan(stage, mesh, settings.placement)
-        frozen = None if stage.frozen is None else stage.frozen.load(states.places(plan.frozen))
+        frozen = None
+        if stage.frozen is not None:
+            frozen = hosts.together(lambda: stage.frozen.load(states.places(plan.frozen)))
         evaluator = None if evaluation is None else Evaluator(evaluation, plan.model, mesh)
         checkpoints = held(
             Checkpoints(
@@ -113,7 +124,7 @@ def _train_stage(
         )
         restored = checkpoints.restore(plan.state, states.seed(plan, settings.seed))
         if restored is None:
-            start = stage.start(previous and previous.model)
+            start = hosts.together(lambda: stage.start(previous and previous.model))
             seconds = previous.seconds if previous else 0.0
             if previous is not None:
                 previous.model = None  # What this stage takes of it is in `start`.

@@ -51,7 +51,7 @@ class Figures:
       batch: images a step, over all devices.
       parameters, optimizer, teachers: bytes of the student's state and of the frozen arrays.
       temporaries: bytes of activations and other intermediates; None where the step does not fit.
-      peak: bytes in all.
+      peak: bytes in all, where arrays never share; the compiler, which knows better, decides whether the step fits.
       memory: bytes there are; None on simulated devices.
       over: bytes that are lacking; 0 where it fits.
       flops: of a step over all devices, recomputation included.
@@ -193,7 +193,7 @@ def measure(
         **common,
         temporaries=sizes.temp_size_in_bytes,
         peak=peak,
-        over=max(0.0, peak - chip.memory) if chip else 0.0,
+        over=0.0,  # Else the compiler would have refused it.
         collectives=collectives,
         memory_traffic=traffic,
         seconds=seconds,

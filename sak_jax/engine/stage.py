@@ -17,7 +17,13 @@ Weights = dict[tuple, np.ndarray]
 
 @runtime_checkable
 class Batches(Protocol):
-    """An iterator over this process's batches that can be set back to where it was."""
+    """An iterator over this process's batches that can be set back to where it was.
+
+    Attributes:
+      images: samples there are to draw from, the same for all processes.
+    """
+
+    images: int
 
     def __len__(self) -> int: ...
 

@@ -3,10 +3,13 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
 
+from sak_jax.engine import lock
 from tests import runs
 
 ARGUMENTS = (
@@ -22,17 +25,18 @@ ARGUMENTS = (
 )
 
 
-def start_two(*arguments):
+def start_two(*arguments, apart=((), ())):
+    """Two processes with the same arguments, and some that each has for itself."""
+    return [runs.start(*arguments, *own, env=env) for own, env in zip(apart, environments(), strict=True)]
+
+
+def environments():
+    """Of each of two processes that are to find each other."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    return [
-        runs.start(
-            *arguments,
-            env={"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)},
-        )
-        for index in range(2)
-    ]
+    common = os.environ | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    return [common | {"JAX_PROCESS_ID": str(index)} for index in range(2)]
 
 
 def ended(processes, status):
@@ -40,6 +44,39 @@ def ended(processes, status):
     for process, (_, stderr) in zip(processes, outputs, strict=True):
         assert process.returncode == status, stderr
     return outputs
+
+
+def test_processes_that_disagree_end_together_with_one_line(tmp_path):
+    config = ((), ("--config.multitask.lr=2e-5",))
+    for _, stderr in ended(start_two(f"--workdir={tmp_path / 'run'}", *ARGUMENTS, apart=config), 2):
+        (line,) = [line for line in stderr.splitlines() if line.startswith("error: ")]
+        assert "config.multitask.lr is 1e-05 for process 0 and 2e-05 for process 1" in line
+        assert "Traceback" not in stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_in_use_ends_all_processes(tmp_path):
+    with lock.locked(tmp_path):
+        for _, stderr in ended(start_two(f"--workdir={tmp_path}", *ARGUMENTS), 2):
+            assert f"{tmp_path} is in use by process {os.getpid()}" in stderr and "Traceback" not in stderr
+
+
+def test_a_workdir_that_is_not_shared_is_refused(tmp_path):
+    code = (
+        "import sys; from etils import epath; from sak_jax import cli; from sak_jax.engine import hosts, preflight\n"
+        "def main(argv): hosts.join(); preflight.shared(epath.Path(argv[0]))\n"
+        "sys.exit(cli.exit_status(main)(sys.argv[1:]))"
+    )
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(folder)], env=env, cwd=runs.ROOT, stderr=-1, text=True)
+        for folder, env in zip(folders, environments(), strict=True)
+    ]
+    for _, stderr in ended(processes, 2):
+        assert "process 1 does not see what process 0 writes" in stderr
+    assert not list(tmp_path.rglob(".seen*"))
 
 
 def values(workdir):

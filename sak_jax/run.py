@@ -96,6 +96,7 @@ def settings(config: ConfigDict, workdir: epath.Path, mesh: jax.sharding.Mesh, s
         checkpoint_every=config.checkpoint.every,
         checkpoint_keep=config.checkpoint.keep,
         loggers=tuple(config.loggers),
+        profile=(config.profile.first_step, config.profile.steps),
     )
 
 
@@ -170,6 +171,8 @@ def report(
         "steps": steps,
         "seconds": round(trained.seconds or time.monotonic() - started, 1),
     }
+    if trained.time:
+        results["time"] = {name: round(seconds, 1) for name, seconds in trained.time.items()}
     if config.data.on_error == "skip":
         results["skipped"] = trained.evaluator.skipped
     if config.teachers.random:

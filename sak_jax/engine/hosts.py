@@ -110,7 +110,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
             num_processes=processes.count,
             process_id=processes.index,
             cluster_detection_method=processes.method,
-            initialization_timeout=int(seconds) + 60,
+            initialization_timeout=int(seconds) + 60 if processes.count else 300,
         )
     except ValueError as error:
         if "coordinator_address" not in str(error):

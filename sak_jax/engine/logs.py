@@ -19,7 +19,7 @@ class Log:
     """One stage's lines of `metrics.jsonl`, and the same values for every writer; silent but on process 0.
 
     A line is `{"step": .., "split": .., "values": {..}}`; the split is the stage's name for training losses, `val` for
-    scores.
+    scores. How fast the stage trains goes into `timing.jsonl`: it differs from run to run, which the rest does not.
     """
 
     def __init__(
@@ -52,7 +52,9 @@ class Log:
         if not meshes.is_main():
             return
         _forget_after(path, (stage, "val") if scored else (stage,), resume_at)
-        self._file = _Rewritten(path) if paths.is_remote(path) else path.open("a", encoding="utf-8")
+        self._file = _opened(path)
+        _forget_after(workdir / "timing.jsonl", (stage,), resume_at)
+        self._timing = _opened(workdir / "timing.jsonl")
         self._writers += [loggers.WRITERS[name](workdir, stage, resume_at, config or {}) for name in writers]
 
     def has_scores(self, step: int) -> bool:
@@ -70,12 +72,27 @@ class Log:
         for writer in self._writers:
             writer.write(step, split, values)
 
+    def write_timing(self, step: int, values: dict[str, float]) -> None:
+        """Writes a line of `timing.jsonl`."""
+        if self._file is None:
+            return
+        self._timing.write(json.dumps({"step": step, "split": self._stage, "values": values}) + "\n")
+        self._timing.flush()
+        for writer in self._writers:
+            writer.write(step, "time", values)
+
     def close(self) -> None:
         """Writes out what is buffered."""
         if self._file is not None:
             self._file.close()
+            self._timing.close()
         for writer in self._writers:
             writer.close()
+
+
+def _opened(path: epath.Path):
+    """A text file to append to."""
+    return _Rewritten(path) if paths.is_remote(path) else path.open("a", encoding="utf-8")
 
 
 class _Rewritten:

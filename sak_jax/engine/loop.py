@@ -13,7 +13,7 @@ from etils import epath
 from flax import nnx
 from tqdm import tqdm
 
-from sak_jax.engine import hosts
+from sak_jax.engine import flops, hosts
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine import state as states
 from sak_jax.engine.evaluate import Evaluator
@@ -21,9 +21,13 @@ from sak_jax.engine.logs import Log
 from sak_jax.engine.saving import Checkpoints
 from sak_jax.engine.stage import Batches, Evaluation, Stage
 from sak_jax.engine.stop import ADVICE, Stop
+from sak_jax.engine.timing import Clock, Profile, line
 from sak_jax.errors import NonFiniteLossError, Stopped
 
 logger = logging.getLogger(__name__)
+
+TOLD_EVERY = 30.0
+"""Seconds between lines that tell how a stage gets on where there is no terminal."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Settings:
       placement: where parameters lie, see `mesh.shardings`.
       log_every, checkpoint_every: steps between two.
       checkpoint_keep: how many of the newest are kept.
+      profile: the first step that is profiled, and how many are; 0 is none.
       loggers: where scalars go besides `metrics.jsonl`, see `loggers.WRITERS`.
     """
 
@@ -53,6 +58,7 @@ class Settings:
     log_every: int = 10
     checkpoint_every: int = 100
     checkpoint_keep: int = 2
+    profile: tuple[int, int] = (0, 0)
     loggers: tuple[str, ...] = ("tensorboard",)
 
 
@@ -67,6 +73,7 @@ class Trained:
       seconds: that all stages took, over all times they were started.
       evaluator: of the last stage; None where it has nothing to score.
       scores: of the last step; None where they were not computed in this process.
+      time: seconds of this process by activity, see `timing.Clock`.
     """
 
     graph: nnx.GraphDef
@@ -75,6 +82,7 @@ class Trained:
     seconds: float
     evaluator: Evaluator | None = None
     scores: dict[str, float] | None = None
+    time: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def train(stages: Sequence[Stage], settings: Settings) -> Trained:
@@ -100,7 +108,9 @@ def train(stages: Sequence[Stage], settings: Settings) -> Trained:
     )
     trained = None
     for stage, (batches, evaluation) in zip(stages, data, strict=True):
+        before = trained.time if trained else {}
         trained = _train_stage(stage, batches, evaluation, settings, trained)
+        trained.time = {name: seconds + before.get(name, 0.0) for name, seconds in trained.time.items()}
     return trained
 
 
@@ -145,13 +155,18 @@ def _train_stage(
         quiet = None if meshes.is_main() else True  # None: unless it is a terminal.
         progress = held(tqdm(total=stage.steps, initial=first, desc=stage.name, unit="step", disable=quiet))
         train_step = plan.jitted()
+        known = mesh.devices.flat[0].device_kind in flops.PEAKS
+        clock = Clock(next(iter(plan.batch.values())).shape[0], plan.flops() if known else None)
+        watch = Watch(stage, settings, log, progress, clock)
+        profile = held(Profile(settings.workdir / "profile" / stage.name, settings.profile))
 
         def evaluates(step: int) -> bool:
             due = step == stage.steps or (stage.eval_every and step % stage.eval_every == 0)
             return bool(evaluator and step and due)
 
         def evaluate(step: int) -> dict[str, float]:
-            scores = evaluator(state.model, stop)
+            with clock.during("evaluating"):
+                scores = evaluator(state.model, stop)
             log.write(step, "val", scores)
             checkpoints.scored(step, evaluation.score(scores))
             return scores
@@ -160,9 +175,13 @@ def _train_stage(
             if evaluates(first) and not log.has_scores(first):
                 scores = evaluate(first)  # It was stopped, or failed, after this step had been saved.
             for step in range(first + 1, stage.steps + 1):
-                state, values = train_step(state, frozen, meshes.put_batch(next(batches), mesh))
+                profile.before(step)
+                with clock.during("data"):
+                    batch = next(batches)
+                with clock.during("compiling") if step == first + 1 else contextlib.nullcontext():
+                    state, values = train_step(state, frozen, meshes.put_batch(batch, mesh))
                 # The step before this one is looked at while this one runs.
-                report(log, progress, settings.log_every, pending)
+                watch.report(pending)
                 pending, scores = (step, values), None
                 progress.update()
 
@@ -170,9 +189,9 @@ def _train_stage(
                 last = step == stage.steps
                 if not (stopping or last or evaluates(step) or step % settings.checkpoint_every == 0):
                     continue
-                report(log, progress, settings.log_every, pending)
+                watch.report(pending)
                 pending = None
-                with stop.saving():
+                with stop.saving(), clock.during("saving"):
                     checkpoints.save(state, batches.get_state(), time.monotonic() - began)
                     if stopping or evaluates(step):
                         checkpoints.wait()  # Whatever becomes of the evaluation, the training is not lost.
@@ -180,7 +199,8 @@ def _train_stage(
                     raise Stopped(f"stopped at step {step} of {stage.name}; {ADVICE}")
                 if evaluates(step):
                     scores = evaluate(step)
-        return Trained(plan.model, state.model, int(state.step), time.monotonic() - began, evaluator, scores)
+        seconds = time.monotonic() - began
+        return Trained(plan.model, state.model, int(state.step), seconds, evaluator, scores, clock.spent)
 
 
 def _stopping(stop: Stop, step: int, every: int) -> bool:
@@ -193,19 +213,49 @@ def _stopping(stop: Stop, step: int, every: int) -> bool:
     return step % min(every, 10) == 0 and meshes.any_process(stop.requested)
 
 
-def report(log: Log, progress: tqdm, every: int, pending: tuple[int, dict] | None) -> None:
-    """Waits for a step's values, makes sure they are finite, and writes them down now and then.
+@dataclasses.dataclass
+class Watch:
+    """What is told of a stage while it trains.
 
-    Raises:
-      NonFiniteLossError: names the step and the values.
+    Attributes:
+      stage, settings, log, progress, clock: of the stage.
+      told: when the last line was logged where there is no terminal to show progress on.
     """
-    if pending is None:
-        return
-    step, values = pending
-    values = {name: float(value) for name, value in jax.device_get(values).items()}
-    if not math.isfinite(values["total"]) or not math.isfinite(values["grad_norm"]):
-        listed = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        raise NonFiniteLossError(f"step {step} gave a loss that is not finite: {listed}; the last checkpoint is kept")
-    progress.set_postfix(loss=f"{values['total']:.3f}", refresh=False)
-    if step == 1 or step % every == 0:
-        log.write(step, None, values)
+
+    stage: Stage
+    settings: Settings
+    log: Log
+    progress: tqdm
+    clock: Clock
+    told: float = dataclasses.field(default_factory=time.monotonic)
+
+    def report(self, pending: tuple[int, dict] | None) -> None:
+        """Waits for a step's values, makes sure they are finite, and writes them down now and then.
+
+        Raises:
+          NonFiniteLossError: names the step and the values.
+        """
+        if pending is None:
+            return
+        step, values = pending
+        values = {name: float(value) for name, value in jax.device_get(values).items()}
+        if not math.isfinite(values["total"]) or not math.isfinite(values["grad_norm"]):
+            listed = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            raise NonFiniteLossError(
+                f"step {step} gave a loss that is not finite: {listed}; the last checkpoint is kept"
+            )
+        self.progress.set_postfix(loss=f"{values['total']:.3f}", refresh=False)
+        if step != 1 and step % self.settings.log_every:
+            return
+        self.log.write(step, None, values)
+        timing = self.clock.lap(step, self.stage.steps)
+        if not timing:
+            return
+        self.log.write_timing(step, timing)
+        self.progress.set_postfix(
+            loss=f"{values['total']:.3f}", images=f"{timing['images_per_second']:.3g}/s", refresh=False
+        )
+        if self.progress.disable and time.monotonic() - self.told > TOLD_EVERY:
+            self.told = time.monotonic()
+            where = f"{self.stage.name} {step}/{self.stage.steps}"
+            logger.info("%s: loss %.4g, %s", where, values["total"], line(timing))

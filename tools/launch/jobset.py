@@ -41,6 +41,7 @@ def manifest(options, command: Sequence[str]) -> dict:
             {"name": "JAX_COORDINATOR_ADDRESS", "value": f"{options.name}-train-0-0.{options.name}:{COORDINATOR_PORT}"},
             {"name": "JAX_NUM_PROCESSES", "value": str(hosts)},
             {"name": "JAX_PROCESS_ID", "valueFrom": index},
+            {"name": "SAK_JAX_PATIENCE", "value": "900"},  # Pods start at different times, images are to be fetched.
         ]
     container: dict[str, object] = {
         "name": "train",

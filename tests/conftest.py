@@ -21,9 +21,10 @@ NOT_QUICK = (
 
 COMPILES_MUCH = (
     "tests/methods/dune", "tests/methods/distillation", "tests/methods/sak/test_student",
-    "tests/methods/sak/test_recipes", "tests/methods/sak/test_following", "tests/methods/foundation", "tests/engine/test_step", "tests/engine/test_loop",
-    "tests/engine/test_planning", "tests/teachers", "tests/test_export", "tests/test_predict", "tests/test_hub",
-    "tests/tools", "tests/data/sets", "tests/test_gcs", "tests/faults", "tests/golden", "tests/report/test_gather",
+    "tests/methods/sak/test_recipes", "tests/methods/sak/test_following", "tests/methods/foundation",
+    "tests/engine/test_step", "tests/engine/test_loop", "tests/engine/test_planning", "tests/teachers",
+    "tests/test_export", "tests/test_predict", "tests/test_hub", "tests/tools", "tests/data/sets",
+    "tests/test_gcs", "tests/faults", "tests/golden", "tests/report/test_gather",
 )  # fmt: skip
 """Modules whose programs take long to compile, or that read many files."""
 

@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import tempfile
 
@@ -27,6 +28,22 @@ COMPILES_MUCH = (
     "tests/test_gcs", "tests/faults", "tests/golden", "tests/report/test_gather",
 )  # fmt: skip
 """Modules whose programs take long to compile, or that read many files."""
+
+
+PARITY = (
+    "import torch", "from torch", "import timm", "from timm", "import transformers", "import open_clip", "sak.cases",
+)  # fmt: skip
+
+
+def pytest_ignore_collect(collection_path):
+    """Leaves out what compares with PyTorch where that is not installed (the extra `parity`)."""
+    if importlib.util.find_spec("torch"):
+        return None
+    if collection_path.name == "teachers":
+        return True
+    if collection_path.suffix == ".py":
+        return any(words in collection_path.read_text(encoding="utf-8") for words in PARITY) or None
+    return None
 
 
 def pytest_collection_modifyitems(items):

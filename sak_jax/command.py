@@ -16,6 +16,8 @@ COMMANDS = {
     "list-teachers": ("list_teachers", "the registry of teachers"),
     "import": ("import_pytorch", "a published checkpoint to ours"),
     "export-pytorch": ("export_pytorch", "a checkpoint of ours to PyTorch"),
+    "export": ("export", "a student as StableHLO or ONNX, which need no sak_jax"),
+    "report": ("report", "the page of one run, or of several side by side"),
     "push-to-hub": ("push_to_hub", "a student to the Hugging Face Hub, or to a folder to share"),
     "prepare-data": ("prepare_data", "original files to ArrayRecord"),
     "boundaries": ("evaluate_boundaries", "the boundary score of saved predictions"),

@@ -178,8 +178,8 @@ def _read(folder: epath.Path, name: str) -> Predictor:
         raise UserError(f"{name} holds no student of sak_jax: its {CONFIG} was not written by save_pretrained")
     try:
         config = recipe.from_dict(content.get("recipe"))
-    except (TypeError, AttributeError) as error:
-        raise UserError(f"{name}: the recipe in its {CONFIG} is none of this version ({_reason(error)})") from error
+    except UserError as error:
+        raise UserError(f"{name}: {CONFIG}: {error}") from error
     student = predict.abstract_student(config, content["stage"])
     arrays = files.read_weights(folder / WEIGHTS)
     loaded = states.load(student, arrays, states.own(student), name=f"{name}: {WEIGHTS}")

@@ -34,7 +34,10 @@ def load(path: epath.PathLike, *, best: bool = False) -> "Predictor":
     """
     folder = checkpoints.find(epath.Path(path).expanduser(), best=best)
     saved, stage, state = checkpoints.load(folder)
-    config = recipe.from_dict(saved)
+    try:
+        config = recipe.from_dict(saved)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error
     student = abstract_student(config, stage)
     try:
         nnx.update(student, jax.device_put(state))  # Once, instead of at every call.

@@ -302,9 +302,15 @@ def from_dict(values: Mapping) -> ConfigDict:
         encoder = values.get("model", {}).get("encoder", {})
         method = "foundation" if encoder.get("model") else "sak"
     config = base(method)
-    with config.unlocked():
-        config.update(values)
-    config.image_size = tuple(config.image_size)
+    try:
+        model = values.get("model", {})
+        if method == "sak" and isinstance(model.get("remat"), bool):  # It was a flag.
+            values = {**values, "model": {**model, "remat": "full" if model["remat"] else "none"}}
+        with config.unlocked():
+            config.update(values)
+        config.image_size = tuple(config.image_size)
+    except (TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"the recipe kept with the run is none of this version: {error}") from error
     return config
 
 

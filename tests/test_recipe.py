@@ -43,3 +43,13 @@ def test_a_run_goes_on_where_only_the_way_it_is_carried_out_differs(tmp_path):
     config.distill.data.train_length = 15
     with pytest.raises(UserError, match="distill.data.train_length is 16 there and 15 here"):
         recipe.check_workdir(config, tmp_path)
+
+
+def test_a_recipe_of_an_earlier_version_is_read_and_a_foreign_one_is_told():
+    kept = recipe.plain(recipe.load(runs.TINY))
+    for flag, name in ((True, "full"), (False, "none")):
+        kept["model"]["remat"] = flag
+        assert recipe.from_dict(kept).model.remat == name and kept["model"]["remat"] is flag
+    for values in (kept | {"batch_size": "many"}, kept | {"model": 3}, kept | {"image_size": 3}):
+        with pytest.raises(UserError, match="none of this version"):
+            recipe.from_dict(values)

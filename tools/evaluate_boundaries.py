@@ -179,5 +179,7 @@ def run(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"--output={output} cannot be written ({error.strerror or error})") from error
 
 
+main = cli.exit_status(run)
+
 if __name__ == "__main__":
-    sys.exit(cli.exit_status(run)())
+    sys.exit(main())

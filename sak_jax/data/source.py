@@ -123,7 +123,7 @@ class FileSource(abc.ABC):
         if index in self._seen:
             return
         self._seen.add(index)
-        logging.warning("skipped: %s", message)
+        logging.warning("skipped: %s", _shown(message))
         with open(self._record, "a", encoding="utf-8") as file:
             file.write(json.dumps([str(self.ids[index]), " ".join(message.split())]) + "\n")
 
@@ -164,7 +164,7 @@ def _report(path: str, name: str, count: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         skipped = _read_record(path)
         if skipped:
-            logging.warning("%s: skipped %d of %d samples: %s", name, len(skipped), count, ", ".join(skipped))
+            logging.warning("%s: skipped %d of %d samples: %s", name, len(skipped), count, _shown(", ".join(skipped)))
         os.unlink(path)
 
 
@@ -266,3 +266,8 @@ def check_files(paths: dict[str, epath.Path], upright: bool = False) -> str | No
     turned = upright and size != files.image_size(image)
     exif = ", turned upright by its EXIF orientation (draw labels on the image as viewers show it)" if turned else ""
     return f"{', '.join(differing)}, but {image} is {times(size)}{exif}"
+
+
+def _shown(text: str) -> str:
+    """Text as one line that any terminal can print, whatever a file is called."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())

@@ -46,7 +46,7 @@ def train(student, key):
 
 def assert_close(one, other, tolerance=1e-5):
     for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(x, y, atol=tolerance * max(np.std(y), 1e-3) + 1e-7)
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=tolerance * max(np.std(y), 1e-3) + 1e-7)
 
 
 @pytest.fixture(scope="module")

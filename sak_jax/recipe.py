@@ -45,10 +45,8 @@ ENGINE = {
     "loggers": Key(("tensorboard",), choices=("tensorboard", "wandb", "trackio"), runtime=True),
     # Steps; how many of the newest are kept (the best is kept too).
     "checkpoint": {"every": Key(100, above=0, runtime=True), "keep": Key(2, at_least=0, runtime=True)},
-    "profile": {  # A trace of so many steps from the first on, in the workdir's `profile`; 0 is none.
-        "first_step": Key(10, above=0, runtime=True),
-        "steps": Key(0, at_least=0, runtime=True),
-    },
+    # A trace of so many steps from the first on, in the workdir's `profile`; 0 is none.
+    "profile": {"first_step": Key(10, above=0, runtime=True), "steps": Key(0, at_least=0, runtime=True)},
     "mesh": {  # Devices along each axis; -1 is all that fsdp leaves.
         "data": Key(-1, at_least=-1, runtime=True),
         "fsdp": Key(1, above=0, runtime=True),

@@ -104,6 +104,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     late.daemon = True
     if processes.count:
         late.start()
+    jax.config.update("jax_enable_preemption_service", False)  # It would take SIGTERM away from `stop.Stop`.
     try:
         jax.distributed.initialize(
             coordinator_address=processes.address,

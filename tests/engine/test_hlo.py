@@ -65,7 +65,8 @@ def test_collectives_are_counted_through_loops_once_a_channel_and_by_the_size_of
 
 def test_memory_traffic_counts_slices_and_leaves_out_fast_memory():
     layer = 4 * 8 * 4
-    loop = 6 * (layer + layer + 4 + 2 * layer)  # Cut out and written, the index; read by the two gathers' lines.
+    # Cut out and written, the index; read by the two gathers' lines; the condition's two numbers and its answer.
+    loop = 6 * (layer + layer + 4 + 2 * layer + 4 + 4 + 1)
     rest = (256 + 128) + (256 + 256) + (256 + 64)
     assert hlo.Program(PROGRAM).memory_traffic() == loop + rest
 

@@ -83,3 +83,15 @@ def test_processes_that_do_not_come_are_one_line_in_time(index, word, tmp_path):
         assert "waiting for 2 processes" in lines[0] and "to run this one alone" in lines[0]
     else:
         assert len(lines) == 1
+
+
+def test_sigterm_stays_ours_after_joining():
+    code = (
+        "import os, signal, sys, time; from sak_jax.engine import hosts; got = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: got.append(1))\n"
+        "import jax; jax.distributed.initialize, join = None, jax.distributed.initialize\n"
+        f"jax.distributed.initialize = lambda **_: join('localhost:{free_port()}', 1, 0)\n"
+        "hosts.join({}); os.kill(os.getpid(), signal.SIGTERM); time.sleep(1); sys.exit(0 if got else 1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -79,7 +79,7 @@ class Key:
         return None
 
 
-Keys = Mapping[str, "Key | Keys"]
+Keys = Mapping[str, Any]  # Of `Key`s and further `Keys`.
 """A section of a recipe: keys and sections by name; `*` is what rows of any other name are like."""
 
 ROWS = "*"
@@ -90,7 +90,7 @@ def defaults(keys: Keys) -> dict:
     return {name: key.default if isinstance(key, Key) else defaults(key) for name, key in keys.items() if name != ROWS}
 
 
-def get(keys: Keys, name: str) -> "Key | Keys | None":
+def get(keys: Keys, name: str) -> Any:
     """The key or section of a name, or what rows of any name are like, or None."""
     return keys.get(name, keys.get(ROWS))
 

@@ -145,8 +145,8 @@ def best_counts(counts: Int[np.ndarray, "99 4"]) -> Int[np.ndarray, "4"]:
     return counts[np.argmax(_rates(counts)[2])]
 
 
-def total(images: Iterable[Int[np.ndarray, "99 4"]]) -> dict[str, Int[np.ndarray, "..."]]:
-    """What `scores` takes, from the counts of each image: `counts` [99, 4] and `best` [4]; zeros for no image."""
+def total(images: Iterable) -> dict[str, np.ndarray]:
+    """What `scores` takes, from each image's counts [99, 4]: `counts` [99, 4] and `best` [4]; zeros for no image."""
     counts = np.zeros((len(THRESHOLDS), len(COUNTS)), np.int64)
     best = np.zeros(len(COUNTS), np.int64)
     for image in images:

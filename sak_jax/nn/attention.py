@@ -13,6 +13,9 @@ from jaxtyping import Array, Float
 from sak_jax.errors import UserError
 from sak_jax.nn import placement, remat
 
+Shaped = Array | jax.ShapeDtypeStruct
+"""What has a shape and a dtype."""
+
 IMPLEMENTATIONS = ("auto", "xla", "cudnn", "pallas", "looped")
 
 LANES = 128
@@ -81,7 +84,7 @@ def _tell(wanted: str, reason: str) -> None:
     logging.info("attention: xla instead of %s (%s)", wanted, reason)
 
 
-def refusal(implementation: str, query: Array, key: Array, value: Array) -> str | None:
+def refusal(implementation: str, query: Shaped, key: Shaped, value: Shaped) -> str | None:
     """Why an implementation does not work for these arrays on the platform that is compiled for; None if it does."""
     platform, dtype = placement.platform(), query.dtype
     if implementation == "cudnn":

@@ -64,7 +64,7 @@ def attention(
     return remat.keep(out, "attention") if implementation == "xla" else out
 
 
-def choose(query: Float[Array, "b n h e"], key: Float[Array, "b m h e"], value: Float[Array, "b m h f"]) -> str:
+def choose(query: Shaped, key: Shaped, value: Shaped) -> str:
     """What `auto` takes: `looped` on a CPU; `cudnn` on a GPU and `pallas` on a TPU where they work; else `xla`.
 
     On a TPU few keys (below `LONG`) are left to the plain form. Why an accelerator's kernel is not taken is logged.
@@ -168,7 +168,7 @@ def _looped_backward(scale, residuals, gradient):
 _looped.defvjp(_looped_forward, _looped_backward)
 
 
-def _by_head(*arrays: Float[Array, "b n h e"]) -> tuple[Float[Array, "h b n e"], ...]:
+def _by_head(*arrays: Array) -> tuple[Array, ...]:
     return tuple(jnp.moveaxis(x, 2, 0) for x in arrays)
 
 

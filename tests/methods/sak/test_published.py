@@ -12,6 +12,7 @@ from etils import epath
 from flax import nnx
 
 import sak_jax
+from sak_jax import recipe as recipes
 from sak_jax.engine import checkpoints, saving
 from sak_jax.errors import UserError
 from sak_jax.methods.sak import build

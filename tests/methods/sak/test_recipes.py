@@ -125,10 +125,8 @@ def test_mistaken_arguments(text, words):
 
 
 def test_unknown_options_of_a_teacher():
-    config = configuration("nyud")
-    config.teachers.update({"sam": {"model": "sam_base", "corp": True}})
     with pytest.raises(UserError, match="no key 'teachers.sam.corp'.*crop"):
-        recipe.check(config, 1)
+        recipe.load(f"{runs.ROOT}/configs/nyud.py", ["--config.teachers.sam.corp=True"])
 
 
 @pytest.mark.parametrize(

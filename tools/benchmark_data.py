@@ -23,6 +23,7 @@ from PIL import Image
 from sak_jax import cli
 from sak_jax.data import create_source, files, prepare, transforms
 from sak_jax.data.rooms import layouts
+from sak_jax.errors import UserError
 
 TASKS = {
     "nyud": ("semseg", "depth", "normals", "edge"),

@@ -1,6 +1,7 @@
 """What all command lines share: flags, recipes with their overrides, and one line and a status for what goes wrong."""
 
 import argparse
+import errno
 import functools
 import logging
 import os
@@ -11,9 +12,10 @@ from collections.abc import Callable, Sequence
 from etils import epath
 from ml_collections import ConfigDict
 
-from sak_jax import keys, recipe
+from sak_jax import keys, paths, recipe
 from sak_jax.errors import EndedEarly, Stopped, UserError
 
+_CANNOT_PRINT = (errno.ENOSPC, errno.EIO, errno.EBADF)
 _OVERRIDE = re.compile(r"--?(?:no)?config\.")
 
 
@@ -55,7 +57,7 @@ def workdir(options: argparse.Namespace) -> epath.Path:
     """
     if options.workdir == "":
         raise UserError("--workdir is empty (an unset variable?): give a folder, or leave it out for runs/NAME")
-    return epath.Path(options.workdir or f"runs/{recipe.name_of(options.config)}").expanduser()
+    return paths.given(options.workdir or f"runs/{recipe.name_of(options.config)}")
 
 
 def show_progress() -> None:
@@ -76,7 +78,7 @@ def exit_status(main: Callable[[Sequence[str] | None], None]) -> Callable[..., i
         try:
             main(argv)
             sys.stdout.flush()
-        except (UserError, EndedEarly) as error:
+        except (UserError, EndedEarly, Stopped) as error:
             # Under Slurm all processes write into one file, and the first says for all that they were stopped.
             if not isinstance(error, Stopped) or os.environ.get("SLURM_PROCID", "0") == "0":
                 print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -88,21 +90,14 @@ def exit_status(main: Callable[[Sequence[str] | None], None]) -> Callable[..., i
             _forget_stdout()
             return 1
         except OSError as error:
-            if error.filename is not None or _can_print():
+            if error.filename is not None or error.errno not in _CANNOT_PRINT:
                 raise
             _forget_stdout()
+            print(f"error: nothing can be printed ({error.strerror}): give the output another place", file=sys.stderr)
             return 1
         return 0
 
     return run
-
-
-def _can_print() -> bool:
-    try:
-        sys.stdout.flush()
-        return True
-    except (OSError, ValueError):
-        return False
 
 
 def _forget_stdout() -> None:

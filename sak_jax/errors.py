@@ -13,8 +13,11 @@ class EndedEarly(RuntimeError):
     """A run that ended before its last step and can say why; exit status 1."""
 
 
-class Stopped(EndedEarly):
-    """The run was asked to stop (SIGTERM, Ctrl-C) and its progress is saved; the message says how to go on."""
+class Stopped(KeyboardInterrupt):
+    """The run was asked to stop (SIGTERM, Ctrl-C) and its progress is saved; the message says how to go on.
+
+    No `Exception`: a signal comes at any moment, and what reads damaged files must not take it for damage.
+    """
 
 
 class NonFiniteLossError(EndedEarly):

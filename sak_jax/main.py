@@ -1,10 +1,22 @@
 """The command line: `python -m sak_jax.main --config=configs/rooms.py [--workdir=DIR] [--mode=train|evaluate]`."""
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
 
-from sak_jax import cli
+
+def _end(number: int, frame: object) -> None:
+    os.write(2, b"error: interrupted; run the same command to go on\n")
+    os._exit(1)
+
+
+if __name__ == "__main__":  # Before the imports, which take seconds: Ctrl-C is one line from the start.
+    signal.signal(signal.SIGINT, _end)
+    signal.signal(signal.SIGTERM, _end)
+
+from sak_jax import cli  # noqa: E402
 
 
 @cli.exit_status

@@ -139,7 +139,7 @@ def test_output_that_nobody_reads(finished):
     assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("delay", [0.1, 1.0, 3.0])
+@pytest.mark.parametrize("delay", [0.5, 1.5, 4.0])
 def test_ctrl_c_in_the_first_seconds(delay, tmp_path):
     process = runs.start(f"--workdir={tmp_path}", *SMALL)
     time.sleep(delay)

@@ -16,7 +16,7 @@ from sak_jax.nn import resize, vit
 from sak_jax.teachers import conversion, registry
 from sak_jax.teachers.committee import Committee
 from sak_jax.teachers.views import View
-from sak_jax.weights import files, rules
+from sak_jax.weights import files, rules, states
 from tests.methods.dune.cases import TYPES, deviations, images, reference, shapes
 from tests.reference.formula_weights import formula_input, formula_state
 
@@ -36,7 +36,8 @@ def tiny(name):
     image_size = (70, 70) if teacher.config.patch == 14 else (64, 96)
     config = dataclasses.replace(teacher.config, width=192, depth=4, heads=3, taps=(0, 1, 2, 3), image_size=image_size)
     teacher = dataclasses.replace(teacher, config=config)
-    return teacher, conversion.read(teacher, formula_state(shapes(f"teacher_tiny_{name}")), name)[0]
+    found = conversion.read(teacher, formula_state(shapes(f"teacher_tiny_{name}")), name)
+    return teacher, states.like(nnx.state(registry.abstract(teacher, found.config)), found.arrays)
 
 
 def tokens(name, pictures, size, **view):
@@ -91,7 +92,7 @@ def test_the_published_file_has_the_keys_that_are_wanted(name):
     teacher = entry(name)
     naming = next(f for f in teacher.formats if f.name in ("DINOv2", "MASt3R", "Multi-HMR"))
     table, _ = naming.for_config(teacher.config)
-    wanted = rules.wanted_shapes(registry.abstract(teacher, teacher.config), table)
+    wanted = rules.wanted_shapes(states.flat(nnx.state(registry.abstract(teacher, teacher.config))), table)
     published = {
         key.removeprefix("backbone.encoder."): tuple(shape) for key, shape in shapes(f"teacher_large_{name}").items()
     }

@@ -26,8 +26,9 @@ class Stop:
     def __init__(self):
         self._received: int | None = None
         self._deferred = False
-        self._saving = threading.Event()
+        self._saving, self._over = threading.Event(), threading.Event()
         self._wake: int | None = None
+        self._previous: dict = {}
 
     @property
     def requested(self) -> bool:
@@ -45,7 +46,7 @@ class Stop:
             yield self
             return
         numbers = (signal.SIGTERM, signal.SIGINT)
-        previous = {number: signal.signal(number, self._handle) for number in numbers}
+        self._previous = {number: signal.signal(number, self._handle) for number in numbers}
         reader, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
@@ -53,9 +54,10 @@ class Stop:
         try:
             yield self
         finally:
+            self._over.set()
             signal.set_wakeup_fd(before)
             os.close(self._wake)
-            for number, handler in previous.items():
+            for number, handler in self._previous.items():
                 signal.signal(number, handler)
 
     @contextlib.contextmanager
@@ -79,6 +81,9 @@ class Stop:
     def _handle(self, number: int, frame: object) -> None:
         first, self._received = self._received is None, number
         if not self._deferred and first:
+            before = self._previous.get(number)
+            if callable(before) and before is not signal.default_int_handler:
+                before(number, frame)  # A program's own way to end; what follows could be lost in a callback.
             self.refuse()
 
     def _watch(self, reader: int) -> None:
@@ -91,6 +96,7 @@ class Stop:
                 return
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline or self._saving.is_set():
-            time.sleep(0.2)
+            if self._over.wait(0.2):
+                return
         print(f"error: stopped before the step was done; {ADVICE}", file=sys.stderr, flush=True)
         os._exit(1)

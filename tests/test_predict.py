@@ -162,10 +162,12 @@ def test_a_model_that_is_made_for_one_size_is_shown_that_size_alone():
 
 
 class FeaturesAlone(nnx.Module):
-    """As DUNE's student: a dict of features, and its encoder's sizes under `config.encoder`."""
+    """As DUNE's student: a dict of features, and a patch."""
+
+    patch = 8
 
     def __init__(self):
-        self.config = types.SimpleNamespace(encoder=types.SimpleNamespace(patch=8))
+        self.config = types.SimpleNamespace()
 
     def __call__(self, images):
         return {"teacher": images}

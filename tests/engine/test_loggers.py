@@ -65,7 +65,7 @@ def test_several_writers_or_none(tmp_path, monkeypatch):
     written(epath.Path(tmp_path / "both"), ["tensorboard", "wandb"])
     assert list((tmp_path / "both" / "events" / "distill").glob("events.*")) and package.calls[-1] == ("finish",)
     written(epath.Path(tmp_path / "none"), [])
-    assert [path.name for path in (tmp_path / "none").iterdir()] == ["metrics.jsonl"]
+    assert {path.name for path in (tmp_path / "none").iterdir()} == {"metrics.jsonl", "timing.jsonl"}
 
 
 def test_a_name_or_package_that_is_missing_is_told(monkeypatch):

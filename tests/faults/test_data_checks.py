@@ -174,7 +174,7 @@ def test_a_recipe_brings_a_data_set_of_its_own():
 
 def test_every_data_set_has_its_keys():
     assert set(data.keys("folder")) - set(data.KEYS) == {"train", "val", "encodings"}
-    assert set(data.keys("rooms")) - set(data.KEYS) == {"train_length", "val_length", "seed", "cache"}
+    assert set(data.keys("rooms")) - set(data.KEYS) == {"train_length", "val_length", "seed", "cache", "look"}
     for name in ("nyud", "pascal_context", "imagenet", "camvid"):
         assert data.keys(name) == data.KEYS
 

@@ -63,7 +63,7 @@ def test_weights_are_float32_and_the_mixture_keeps_the_experts_precision():
     stem = np.ones((1, 3, 16), jnp.bfloat16)
     weights = run(router, stem, None)
     assert weights.dtype == jnp.float32
-    assert routers.mix(weights, jnp.asarray([stem, stem])).dtype == jnp.bfloat16
+    assert routers.mix(weights, [jnp.asarray(stem)] * 2).dtype == jnp.bfloat16
 
 
 def test_mixing_weighs_the_experts_at_every_position():
@@ -72,5 +72,5 @@ def test_mixing_weighs_the_experts_at_every_position():
     for positions in (1, 5):
         weights = rng.standard_normal((2, positions, 3), np.float32)
         spread = np.broadcast_to(weights, (2, 5, 3))
-        mixed = routers.mix(jnp.asarray(weights), jnp.asarray(experts))
+        mixed = routers.mix(jnp.asarray(weights), list(jnp.asarray(experts)))
         np.testing.assert_allclose(mixed, np.einsum("bne,ebnd->bnd", spread, experts), rtol=1e-5, atol=1e-5)

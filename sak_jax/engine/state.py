@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from sak_jax.engine import flops
 from sak_jax.engine import mesh as meshes
-from sak_jax.engine.stage import Stage, Start
+from sak_jax.engine.stage import Stage, Start, Weights
 from sak_jax.engine.step import TrainState, train_step
 from sak_jax.errors import UserError
 from sak_jax.nn import placement
@@ -127,3 +127,16 @@ def started(state: TrainState, start: Start) -> TrainState:
     if unused:
         raise UserError(f"{start.name} does not fit: it has {'.'.join(map(str, unused[0]))}, which this recipe lacks")
     return state
+
+
+def on_host(state: nnx.State) -> Weights:
+    """A model's arrays, wherever they lie, on the host by path; all processes must call it."""
+    return {path: np.asarray(value[...]) for path, value in nnx.to_flat_state(meshes.gather(state))}
+
+
+def by_path(tree: Mapping, prefix: tuple = ()) -> Weights:
+    """The arrays of nested dicts, as `checkpoints.load` gives them, by path."""
+    found = {}
+    for key, value in tree.items():
+        found |= by_path(value, (*prefix, key)) if isinstance(value, dict) else {(*prefix, key): value}
+    return found

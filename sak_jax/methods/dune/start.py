@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from sak_jax import keys, recipe
 from sak_jax.engine import checkpoints
-from sak_jax.engine import mesh as meshes
+from sak_jax.engine import state as states
 from sak_jax.engine.stage import Start, Weights
 from sak_jax.errors import UserError
 from sak_jax.methods.dune import build, pytorch
@@ -59,7 +59,7 @@ def distillation(config: ConfigDict, measure: Callable[[], Weights] | None = Non
         _check_same(source.name, dataclasses.asdict(source.student), dataclasses.asdict(target))
         student = nnx.eval_shape(lambda: Student(source.student, rngs=nnx.Rngs(0)))
         nnx.update(student, nnx.from_flat_state(_variables(student, source.weights)))
-        return Start(source.name, flat(nnx.state(at_size(student, tuple(config.image_size)))))
+        return Start(source.name, states.on_host(nnx.state(at_size(student, tuple(config.image_size)))))
     found = _shipped(config)
     return found if measure is None else Start(found.name or "measured statistics", found.weights | measure())
 
@@ -76,7 +76,7 @@ def multitask(config: ConfigDict, previous: nnx.State | None) -> Start:
     """
     target = build.encoder(config)
     if previous is not None:
-        source = Source("distillation", flat(previous), target)
+        source = Source("distillation", states.on_host(previous), target)
     elif config.init_from and not _tried_out(config):
         source = read(config.init_from)
     else:
@@ -104,7 +104,7 @@ def read(path: str) -> Source:
         config = pytorch.config_of(weights, name=path)
         student = nnx.eval_shape(lambda: Student(config, rngs=nnx.Rngs(0)))
         pytorch.load_pytorch_state(student, weights, name=path)
-        return Source(path, flat(nnx.state(student)), config.encoder, config)
+        return Source(path, states.on_host(nnx.state(student)), config.encoder, config)
     if not file.exists():
         raise UserError(
             f"config.init_from={path!r} is missing: run the stage that makes it, or give a workdir, a checkpoint or a "
@@ -115,7 +115,7 @@ def read(path: str) -> Source:
     if theirs.method != "dune":
         raise UserError(f"config.init_from={path!r} was made by the method {theirs.method}: give a run of DUNE's")
     student = build.student_config(theirs) if stage == "distill" else None
-    return Source(path, _nested(model), build.encoder(theirs), student)
+    return Source(path, states.by_path(model), build.encoder(theirs), student)
 
 
 def _tried_out(config: ConfigDict) -> bool:
@@ -144,18 +144,6 @@ def _shipped(config: ConfigDict) -> Start:
     grid = build.encoder(config).grid
     positions = resize.resize_positions(weights[POSITIONS], rooms.STEM.grid, grid, prefix=1, antialias=False)
     return Start("the rooms stem", weights | {POSITIONS: np.asarray(positions)})
-
-
-def flat(state: nnx.State) -> Weights:
-    """Arrays on the host by path."""
-    return {path: np.asarray(value[...]) for path, value in nnx.to_flat_state(meshes.gather(state))}
-
-
-def _nested(tree: dict, prefix: tuple = ()) -> Weights:
-    found = {}
-    for key, value in tree.items():
-        found |= _nested(value, (*prefix, key)) if isinstance(value, dict) else {(*prefix, key): value}
-    return found
 
 
 def _variables(student: Student, weights: Weights) -> dict:

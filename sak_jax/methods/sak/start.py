@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from sak_jax import recipe
 from sak_jax.engine import checkpoints
-from sak_jax.engine import mesh as meshes
+from sak_jax.engine import state as states
 from sak_jax.engine.stage import Start, Weights
 from sak_jax.errors import UserError
 from sak_jax.methods.distillation.keys import selected_teachers
@@ -68,7 +68,7 @@ def start(
 def _start(config: ConfigDict, stage: str, previous: nnx.State | None) -> Start:
     target = build.student_config(config, stage)
     if previous is not None:
-        source = Source("stage 1", _flat(previous), build.student_config(config, "distill"), _models(config))
+        source = Source("stage 1", states.on_host(previous), build.student_config(config, "distill"), _models(config))
         return Start("stage 1", adapt(source, target, _models(config)))
     if config.teachers.random and _missing(config):
         logger.warning("%s is missing; to try the recipe out, %s starts from random weights", _missing(config), stage)
@@ -90,7 +90,7 @@ def read(path: str, config: ConfigDict) -> Source:
     file = epath.Path(path).expanduser()
     if file.suffix in (".pth", ".pt", ".bin", ".safetensors"):
         student = read_backbone(file, config)
-        return Source(path, _flat(nnx.state(student)), student.config)
+        return Source(path, states.on_host(nnx.state(student)), student.config)
     if not file.exists():
         raise UserError(
             f"config.init_from={path!r} is missing: run the stage that makes it, or give a workdir, a checkpoint or a "
@@ -100,7 +100,7 @@ def read(path: str, config: ConfigDict) -> Source:
     theirs = recipe.from_dict(saved)
     if theirs.method != "sak":
         raise UserError(f"config.init_from={path!r} was made by the method {theirs.method}: give a run of SAK's")
-    return Source(path, _flatten(model), build.student_config(theirs, stage), _models(theirs))
+    return Source(path, states.by_path(model), build.student_config(theirs, stage), _models(theirs))
 
 
 def adapt(source: Source, target: StudentConfig, models: dict[str, str] | None = None) -> Weights:
@@ -181,14 +181,3 @@ def _stem(config: ConfigDict, target: StudentConfig) -> Weights:
     path = ("position_embedding",)
     flat[path] = resize_positions(flat[path], grid, target.stem.grid, prefix=1, antialias=False)
     return {("stem", *path): np.asarray(value) for path, value in flat.items()}
-
-
-def _flat(state: nnx.State) -> Weights:
-    return {path: np.asarray(value[...]) for path, value in nnx.to_flat_state(meshes.gather(state))}
-
-
-def _flatten(tree: dict, prefix: tuple = ()) -> Weights:
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, (*prefix, key)) if isinstance(value, dict) else {(*prefix, key): value}
-    return flat

@@ -152,6 +152,10 @@ class Predictor:
         images = check_images(images, patch_of(self.student))
         return self._forward(self.student, images)
 
+    def computes(self, *, aligned: bool):
+        """The jitted `(student, images) -> Outputs`; aligned features that are not wanted are not computed."""
+        return self._forward if aligned else self._without_aligned
+
     @functools.cached_property
     def tasks(self) -> tuple[tasks.Task, ...]:
         """The tasks that the student predicts; none after a distillation."""
@@ -211,7 +215,7 @@ class Predictor:
         if aligned and any(len(layout.places) > 1 for layout in layouts):
             raise UserError("aligned features are those of one pass: give resize, or a tile as large as the picture")
         parts = [_Parts({task.name: pictures.Blend(layout) for task in self.tasks}) for layout in layouts]
-        self._compute(shown, layouts, parts, batch, self._forward if aligned else self._without_aligned)
+        self._compute(shown, layouts, parts, batch, self.computes(aligned=aligned))
         found = [self._prediction(*each) for each in zip(parts, layouts, originals, strict=True)]
         return found if several else found[0]
 

@@ -1,95 +1,192 @@
-"""Measure a recipe's training steps: compile seconds, step time, images/s, FLOPs, MFU, peak memory.
+"""Measure how fast a recipe is: forward pass, inference, training steps; beside the published code, or piece by piece.
 
-    python tools/benchmark.py --config=configs/rooms.py [--steps=20] [--output=FILE.json] [--config.KEY=VALUE ..]
+    python tools/benchmark.py --config=configs/nyud.py --config.teachers.random=True
+    python tools/benchmark.py --config=configs/nyud.py --config.teachers.random=True --reference=CLONE --batches=2
+    python tools/benchmark.py --config=configs/nyud.py --config.teachers.random=True --work=student --without=all
 
-Runs each stage's jitted step on random images and labels of the recipe's shapes, so that no data is read. With
-`--config.teachers.random=True` it needs no weights either. FLOPs are those of the matrix products and convolutions of
-one step over all devices, teachers and recomputation (`model.remat`) included; MFU is their share of the devices'
-bfloat16 peak, where that is known.
+Everything runs on random images and labels of the recipe's shapes: no data is read, and with `--config.teachers.random`
+no weights are wanted. `--reference` names a clone of https://github.com/innovator-zero/SAK, whose code then takes turns
+with ours, at the same sizes and precision (on a GPU: ours in bfloat16 by `--config.dtype=bfloat16`, theirs by autocast
+to float16, as it trains); it needs PyTorch and timm. `--without` switches single optimisations off. Whoever is timed
+has a process of its own, so that memory is its own.
+
+TFLOP/s counts the matrix products and convolutions that are needed: what is recomputed to save memory does not count.
+MFU is their share of the rate of a product of large random matrices, measured in the same run, and of the data sheet's.
+On a CPU the matrices and the peak are of all cores that the process may use (`taskset -c 0` leaves one).
 """
 
+import contextlib
 import json
+import os
 import sys
-import time
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 
-from sak_jax import cli, methods, paths, recipe, tasks
+from sak_jax import cli, paths, recipe
+from sak_jax.benchmark import processes
+from sak_jax.benchmark.processes import Contestant
 from sak_jax.engine import flops
-from sak_jax.engine import mesh as meshes
-from sak_jax.engine import state as states
-from sak_jax.engine.stage import Stage
+from sak_jax.errors import UserError
+
+WITHOUT = ("attention", "remat", "precision", "gelu", "mixing", "heads", "flat_tokens", "resizing")
 
 
 @cli.exit_status
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints a line a stage."""
+    """Prints a line for each work, batch and contestant."""
     parser = cli.Parser(__doc__)
-    parser.add_argument("--steps", type=int, default=20, help="steps that are timed (default %(default)s)")
+    known = "forward, inference, student (a training step, features given), or a stage's name; default: all"
+    parser.add_argument("--work", metavar="NAME,..", help=f"what is timed: {known}")
+    parser.add_argument("--batches", metavar="N,..", help="images a step (default: the recipe's batch size)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="turns of each contestant; the median counts (default %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=5, help="steps of a turn (default %(default)s)")
+    parser.add_argument("--without", metavar="NAME,..", help=f"optimisations to switch off: all, {', '.join(WITHOUT)}")
+    parser.add_argument("--reference", metavar="CLONE", help="a clone of the published code, to be timed as well")
     parser.add_argument("--output", metavar="FILE.json", help="where to write the figures")
+    # Side by side on one device, so none may take all of its memory at the start.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     options, config = parser.parse_recipe(argv)
-    if options.steps < 1:
-        parser.error(f"--steps={options.steps} must be 1 or more")
+    for name in ("steps", "rounds"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name}={getattr(options, name)} must be 1 or more")
+    names, batches = _names(parser, options, config), _batches(parser, options, config)
+    without = _without(parser, options)
     recipe.check(config, jax.device_count())
-    stages = methods.get(config.method).stages(config)
-    figures = {stage.name: measure(config, stage, options.steps) for stage in stages}
+    if options.output:
+        paths.check_output(options.output)
     device = jax.devices()[0]
-    print(f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}, batch {config.batch_size}")
-    for name, row in figures.items():
-        print(name + ": " + ", ".join(f"{key} {value:.4g}" for key, value in row.items()))
+    print(f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}, {config.dtype}", flush=True)
+    figures = []
+    for name in names:
+        for batch in batches:
+            for contestants in _heats(config, name, batch, without, options.reference):
+                rows = _heat(contestants, options.rounds, options.steps)
+                for (who, _), row in zip(contestants.items(), rows, strict=True):
+                    row = {"work": name, "batch": batch, "who": who, **_rates(row, batch)}
+                    figures.append(row)
+                    print(_line(row), flush=True)
     if options.output:
         paths.write_text(options.output, json.dumps(figures, indent=2) + "\n")
 
 
-def measure(config, stage: Stage, steps: int) -> dict[str, float]:
-    """A stage's figures on random data, over so many steps."""
-    plan = states.plan(stage, meshes.make_mesh(config.mesh.data, config.mesh.fsdp))
-    committee = stage.frozen and stage.frozen.load(states.places(plan.frozen))
-    state = states.fresh(plan, config.seed)
-    batch = meshes.put_batch(random_batch(config, stage), plan.mesh)
-    step = plan.jitted()
-    work = plan.flops()  # XLA's own count takes a loop for one round.
-    started = time.perf_counter()
-    compiled = step.lower(state, committee, batch).compile()
-    compile_seconds = time.perf_counter() - started
-    for _ in range(2):
-        state, _ = compiled(state, committee, batch)
-    jax.block_until_ready(state)
-    started = time.perf_counter()
-    for _ in range(steps):
-        state, _ = compiled(state, committee, batch)
-    jax.block_until_ready(state)
-    seconds = (time.perf_counter() - started) / steps
-    memory = compiled.memory_analysis()
-    program = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
-    figures = {
-        "compile_seconds": compile_seconds,
-        "step_milliseconds": 1e3 * seconds,
-        "images_per_second": config.batch_size / seconds,
-        "gigaflops": work / 1e9,
-        "program_gigabytes": program / 2**30,
+def _names(parser, options, config) -> list[str]:
+    from sak_jax.benchmark import work
+
+    known = work.names(config)
+    if not config.tasks:
+        known = tuple(name for name in known if name != "inference")
+    names = options.work.split(",") if options.work else list(known)
+    for name in names:
+        if name not in known:
+            parser.error(f"--work={name}: this recipe has {', '.join(known)}")
+    return names
+
+
+def _batches(parser, options, config) -> list[int]:
+    given = options.batches or str(config.batch_size)
+    batches = [int(text) if text.isdigit() else 0 for text in given.split(",")]
+    if min(batches) < 1:
+        parser.error(f"--batches={given} must be positive numbers, as 4,8")
+    return batches
+
+
+def _without(parser, options) -> list[str]:
+    names = list(WITHOUT) if options.without == "all" else (options.without or "").split(",")
+    for name in filter(None, names):
+        if name not in WITHOUT:
+            parser.error(f"--without={name} must be all or some of {', '.join(WITHOUT)}")
+    return [name for name in names if name]
+
+
+def _heats(config, name: str, batch: int, without: list[str], clone: str | None):
+    """Who runs against whom: the whole of ours, and the published code or one that lacks something."""
+    values = recipe.ordered(config)
+    whole = processes.ours, (values, name, batch)
+    if not clone and not without:
+        yield {"ours": whole}
+    if clone:
+        from sak_jax.benchmark.published import WORK
+
+        heat = {"ours": whole}
+        if name in WORK:
+            heat["published"] = processes.published, (_theirs(config, clone, name, batch),)
+        yield heat
+    for lacking in without:
+        yield {"ours": whole, f"without {lacking}": (processes.ours, (values, name, batch, lacking))}
+
+
+def _theirs(config, clone: str, name: str, batch: int) -> dict:
+    teachers = {key: row["model"] for key, row in recipe.ordered(config.teachers).items() if isinstance(row, dict)}
+    aligned = any(not model.endswith(f"_{config.model.stem}") for model in teachers.values())
+    return {
+        "clone": clone, "name": name, "data": config.data.name, "stem": config.model.stem, "teachers": teachers,
+        "aligned": aligned, "batch": batch, "single": config.dtype == "float32",
+    }  # fmt: skip
+
+
+def _heat(contestants: dict, rounds: int, steps: int) -> list[dict]:
+    """Each contestant's figures, or what went wrong with it."""
+    rows = []
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(Contestant(*given)) for given in contestants.values()]
+        failed: dict[int, str] = {}
+
+        def each(act):
+            for index, contestant in enumerate(running):
+                if index not in failed:
+                    try:
+                        act(contestant)
+                    except UserError as error:
+                        failed[index] = str(error)
+
+        each(lambda contestant: contestant.ask("ready"))
+        for _ in range(rounds):
+            each(lambda contestant: contestant.time(steps))
+        for index, contestant in enumerate(running):
+            if index in failed:
+                rows.append({"failed": failed[index]})
+            else:
+                rows.append({"seconds": contestant.median, **contestant.ask("figures")})
+        for row in rows[1:]:
+            if "seconds" in row and "seconds" in rows[0]:
+                row["times"] = row["seconds"] / rows[0]["seconds"]
+                row.setdefault("gigaflops", rows[0]["gigaflops"])
+    return rows
+
+
+def _rates(row: dict, batch: int) -> dict:
+    """What follows from seconds and operations."""
+    row = dict(row)
+    if "seconds" in row:
+        row["images_per_second"] = batch / row["seconds"]
+        row["teraflops_per_second"] = row["gigaflops"] / 1e3 / row["seconds"]
+        if row.get("matrix_rate"):
+            row["mfu_measured"] = row["teraflops_per_second"] * 1e12 / row["matrix_rate"]
+        peak = flops.PEAKS.get(row.get("device"))
+        if peak:
+            row["mfu_datasheet"] = row["teraflops_per_second"] * 1e12 / peak
+    return row
+
+
+def _line(row: dict) -> str:
+    start = f"{row['work']}, batch {row['batch']}, {row['who']}: "
+    if "failed" in row:
+        return start + row["failed"]
+    words = {
+        "seconds": "{:.4g} s",
+        "images_per_second": "{:.4g} images/s",
+        "times": "{:.3g} x ours",
+        "teraflops_per_second": "{:.3g} TFLOP/s",
+        "mfu_measured": "{:.1%} of the measured rate",
+        "mfu_datasheet": "{:.1%} of the data sheet's",
+        "peak_gigabytes": "peak {:.3g} GB",
+        "program_gigabytes": "program {:.3g} GB",
+        "compile_seconds": "compile {:.3g} s",
     }
-    peak = flops.PEAKS.get(jax.devices()[0].device_kind)
-    if peak:
-        figures["mfu"] = work / (seconds * jax.device_count() * peak)
-    statistics = jax.devices()[0].memory_stats()
-    if statistics and "peak_bytes_in_use" in statistics:
-        figures["peak_gigabytes"] = statistics["peak_bytes_in_use"] / 2**30
-    return figures
-
-
-def random_batch(config, stage: Stage) -> dict[str, np.ndarray]:
-    """Images and labels of the stage's shapes."""
-    rng, size = np.random.default_rng(0), tuple(config.image_size)
-    rows = config.batch_size // jax.process_count()
-    batch = {"image": rng.standard_normal((rows, *size, 3), np.float32)}
-    for task in tasks.select(recipe.ordered(config.tasks)):
-        if task.name in stage.inputs:
-            labels = [tasks.kind_of(task).random_label(task, size, rng) for _ in range(rows)]
-            batch[task.name] = np.stack(labels)
-    return batch
+    return start + ", ".join(text.format(row[key]) for key, text in words.items() if row.get(key) is not None)
 
 
 if __name__ == "__main__":

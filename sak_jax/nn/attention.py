@@ -59,9 +59,10 @@ def attention(
     # The library wants one width for all; zeros change neither logits nor output.
     widest, width = max(query.shape[-1], value.shape[-1]), value.shape[-1]
     query, key, value = (jnp.pad(x, ((0, 0),) * 3 + ((0, widest - x.shape[-1]),)) for x in (query, key, value))
-    out = jax.nn.dot_product_attention(query, key, value, scale=scale, implementation=implementation)
-    out = out[..., :width]
-    return remat.keep(out, "attention") if implementation == "xla" else out
+    if implementation == "cudnn":
+        return _cudnn(query, key, value, scale)[..., :width]
+    out = jax.nn.dot_product_attention(query, key, value, scale=scale, implementation="xla")
+    return remat.keep(out[..., :width], "attention")
 
 
 def choose(query: Shaped, key: Shaped, value: Shaped) -> str:
@@ -104,8 +105,7 @@ def _cudnn_refusal(query: tuple[int, ...], key: tuple[int, ...], dtype: str) -> 
     """Tries the kernel and its gradient on these shapes: what a version supports is known to itself alone."""
 
     def total(query, key, value):
-        out = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
-        return jnp.sum(out.astype(jnp.float32))
+        return jnp.sum(_cudnn(query, key, value, query.shape[-1] ** -0.5).astype(jnp.float32))
 
     shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in (query, key, key)]
     try:
@@ -115,6 +115,22 @@ def _cudnn_refusal(query: tuple[int, ...], key: tuple[int, ...], dtype: str) -> 
     except Exception as error:  # Of a version's many ways to refuse none is documented.
         return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     return None
+
+
+# NVIDIA
+
+
+def _cudnn(query, key, value, scale):
+    """The library's flash attention on even lengths: with odd ones its backward pass is refused. What is added is
+    declared as padding, which no token attends to."""
+    lengths = query.shape[1], key.shape[1]
+    attend = partial(jax.nn.dot_product_attention, scale=scale, implementation="cudnn")
+    if not any(length % 2 for length in lengths):
+        return attend(query, key, value)
+    query, key, value = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value))
+    whole = [jnp.full(len(query), length, jnp.int32) for length in lengths]
+    out = attend(query, key, value, query_seq_lengths=whole[0], key_value_seq_lengths=whole[1])
+    return out[:, : lengths[0]]
 
 
 # One head after another

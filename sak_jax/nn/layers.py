@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from sak_jax.nn import remat
 
@@ -54,6 +54,25 @@ def stack(create: Callable[[nnx.Rngs], nnx.Module], shape: Sequence[int], rngs: 
     for _ in shape:
         make = jax.vmap(make)
     return make(keys)
+
+
+def run_in_turn(body: Callable, carry: PyTree, stack: PyTree, *, unroll: bool) -> tuple[PyTree, list[PyTree]]:
+    """`jax.lax.scan(body, carry, stack)`, or the same written out.
+
+    A scan compiles once for all, and copies what the backward pass needs into stacks and out of them again.
+
+    Returns:
+      The last carry, and what each call of `body` gave beside it.
+    """
+    count = jax.tree.leaves(stack)[0].shape[0]
+    if not unroll:
+        carry, stacked = jax.lax.scan(body, carry, stack)
+        return carry, [take(stacked, index) for index in range(count)]
+    found = []
+    for index in range(count):
+        carry, given = body(carry, take(stack, index))
+        found.append(given)
+    return carry, found
 
 
 class Linear(nnx.Linear):
@@ -142,6 +161,6 @@ class PatchEmbed(nnx.Module):
         return self.projection(rearrange(whole, "b (h y) (w x) c -> b h w (y x c)", y=p, x=p))
 
 
-def take(module: nnx.Module, index: int | slice | tuple[int, ...] | Int[Array, ""]) -> nnx.Module:
-    """The modules at `index` of a stack's first axis, or axes where it is a tuple."""
+def take(module: PyTree, index: int | slice | tuple[int, ...] | Int[Array, ""]) -> PyTree:
+    """The modules (or arrays) at `index` of a stack's first axis, or axes where it is a tuple."""
     return jax.tree.map(lambda x: x[index], module)

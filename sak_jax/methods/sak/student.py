@@ -80,9 +80,9 @@ class Outputs:
 class Student(nnx.Module):
     """Stem, teacher-specific adapter paths, routers and heads (SAK, section 3).
 
-    The four levels are alike, so they are one scan: blocks and adapters first, then at the tap norms, aligners and
-    routers. Stacked parameters: stem blocks `[depth]`, adapters `[depth, teachers]`, output norms `[levels, teachers]`,
-    aligners `[levels]`, routers `[levels, tasks]`, heads `[tasks]`.
+    The four levels are alike, so they are one scan (see `_written_out`): blocks and adapters first, then at the tap
+    norms, aligners and routers. Stacked parameters: stem blocks `[depth]`, adapters `[depth, teachers]`, output norms
+    `[levels, teachers]`, aligners `[levels]`, routers `[levels, tasks]`, heads `[tasks]`.
     """
 
     def __init__(self, config: StudentConfig, *, rngs: nnx.Rngs):
@@ -162,16 +162,17 @@ class Student(nnx.Module):
             "key": jax.random.split(rngs.noise(), LEVELS) if noisy else None,
         }
         level = partial(self._level, outputs=outputs)
-        _, (aligned, mixed, routing) = jax.lax.scan(level, (x, residuals), levels)
-        to_maps = partial(rearrange, pattern="l b (h w) d -> l b h w d", h=grid[0], w=grid[1])
-        predictions = {}
-        if mixed:
-            maps = {task: tuple(to_maps(tokens)) for task, tokens in mixed.items()}
-            predictions = self.heads(maps, images.shape[1:3], train)
+        _, taps = layers.run_in_turn(level, (x, residuals), levels, unroll=_written_out())
+        # Each as {name: one entry a level}.
+        aligned, mixed, routing = (
+            {name: [tap[part][name] for tap in taps] for name in taps[0][part]} for part in range(3)
+        )
+        to_map = partial(rearrange, pattern="b (h w) d -> b h w d", h=grid[0], w=grid[1])
+        to_maps = lambda tokens: {name: tuple(map(to_map, each)) for name, each in tokens.items()}  # noqa: E731
         return Outputs(
-            predictions=predictions,
-            aligned={name: tuple(to_maps(tokens)) for name, tokens in aligned.items()},
-            routing={task: jnp.moveaxis(weights, 0, 1) for task, weights in routing.items()},
+            predictions=self.heads(to_maps(mixed), images.shape[1:3], train) if mixed else {},
+            aligned=to_maps(aligned),
+            routing={task: jnp.stack(weights, axis=1) for task, weights in routing.items()},
         )
 
     def _level(self, carry, level, *, outputs):
@@ -186,7 +187,8 @@ class Student(nnx.Module):
 
         block = remat.checkpoint(block, self.config.remat)
         carry, _ = jax.lax.scan(block, carry, (level.pop("blocks"), level.pop("adapters")))
-        tap = remat.checkpoint(partial(self._tap, outputs=outputs), self.config.remat, block=False)
+        tap = partial(self._tap, outputs=outputs)
+        tap = remat.checkpoint(tap, self.config.remat, block=False, scanned=not _written_out())
         return carry, tap(carry, level)
 
     def _tap(self, carry, level, *, outputs):
@@ -213,6 +215,15 @@ class Student(nnx.Module):
             if "routing" in outputs:
                 routing[task] = jnp.mean(weights, axis=1)
         return aligned, mixed, routing
+
+
+def _written_out() -> bool:
+    """Whether the levels stand one after another in the program, instead of in a scan.
+
+    On a GPU copying what the backward pass needs in and out of stacks twice, for blocks and levels, costs a seventh of
+    the training step; elsewhere compiling four times as much costs more than it gains.
+    """
+    return placement.platform() == "gpu"
 
 
 def merge_lora(student: Student) -> Student:

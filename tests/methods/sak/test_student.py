@@ -9,7 +9,7 @@ from flax import nnx
 from sak_jax.engine import flops
 from sak_jax.errors import UserError
 from sak_jax.methods.sak.student import STEMS, Student, StudentConfig, merge_lora
-from sak_jax.nn import layers
+from sak_jax.nn import layers, placement
 from sak_jax.nn.vit import LoRA, ViTConfig
 from tests.nn.filling import filled
 
@@ -44,6 +44,11 @@ def train(student, key):
     return *aux, gradients
 
 
+def anew(function):
+    """The jitted function as one that was never traced: what is traced is kept by function."""
+    return jax.jit(lambda *arguments: function.__wrapped__(*arguments))
+
+
 def assert_close(one, other, tolerance=1e-5):
     for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-6, atol=tolerance * max(np.std(y), 1e-3) + 1e-7)
@@ -57,6 +62,16 @@ def student():
 @pytest.fixture(scope="module")
 def outputs(student):
     return evaluate(student, IMAGES)
+
+
+def test_levels_written_out_for_a_gpu_compute_what_a_scan_does(student, outputs):
+    key = jax.random.key(3)
+    assert "length=4" in str(jax.make_jaxpr(anew(evaluate))(student, IMAGES))
+    scanned = train(student, key)
+    with placement.compiling_for("gpu"):
+        assert "length=4" not in str(jax.make_jaxpr(anew(evaluate))(student, IMAGES))
+        assert_close(anew(evaluate)(student, IMAGES), outputs)
+        assert_close(anew(train)(student, key), scanned)
 
 
 def test_shapes(outputs):

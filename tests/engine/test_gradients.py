@@ -72,8 +72,7 @@ def test_eight_devices_have_the_gradient_of_one(gradients, stage, mesh):
     one, eight = gradients[stage, "one"], gradients[stage, mesh]
     assert one.keys() == eight.keys()
     assert {"stem", "adapters", "aligners"} <= {leaf.split("/")[0] for leaf in one}
-    largest = max(float(np.max(np.abs(leaf))) for name, leaf in one.items() if name != "grad_norm")
     for name, leaf in one.items():
         error, scale = np.max(np.abs(eight[name] - leaf)), np.max(np.abs(leaf))
-        # Some gradients are zero but for rounding, as that of a bias before a batch norm.
-        assert error <= 1e-4 * scale + 1e-7 * largest, (name, error / scale)
+        # Measured: 2e-6 at most, the order of summation alone.
+        assert scale > 0 and error <= 1e-5 * scale, (name, error / scale)

@@ -167,3 +167,20 @@ def test_a_signal_during_an_evaluation_ends_it_at_the_next_batch_and_it_is_made_
     trained = loop_of([line("multitask", stop, evaluation=scored(stop))], stop, tmp_path)
     assert trained.scores == {"image/rows": 12.0}
     assert [entry["step"] for entry in runs.lines(tmp_path, "val")] == [3]
+
+
+def test_a_stage_lets_go_of_the_one_before_and_going_on_makes_no_state_first(tmp_path, monkeypatch):
+    stop, given, train_stage = Stop(), [], loop._train_stage
+
+    def spy(stage, batches, evaluation, settings, previous):
+        given.append(previous)
+        return train_stage(stage, batches, evaluation, settings, previous)
+
+    monkeypatch.setattr(loop, "_train_stage", spy)
+    trained = loop_of([line("distill", stop), line("multitask", stop)], stop, tmp_path)
+    assert given[0] is None and given[1].model is None and trained.model is not None
+    # Restored straight into the planned shapes: no state is initialised beside it.
+    monkeypatch.setattr(loop.states, "fresh", lambda *_: pytest.fail("a state was made"))
+    again = loop_of([line("distill", stop), line("multitask", stop)], stop, tmp_path)
+    for mine, theirs in zip(jax.tree.leaves(again.model), jax.tree.leaves(trained.model), strict=True):
+        np.testing.assert_array_equal(mine, theirs)

@@ -74,5 +74,6 @@ def test_eight_devices_have_the_gradient_of_one(gradients, stage, mesh):
     assert {"stem", "adapters", "aligners"} <= {leaf.split("/")[0] for leaf in one}
     for name, leaf in one.items():
         error, scale = np.max(np.abs(eight[name] - leaf)), np.max(np.abs(leaf))
-        # Measured: 2e-6 at most, the order of summation alone.
-        assert scale > 0 and error <= 1e-5 * scale, (name, error / scale)
+        # Measured: 2e-6 at most, the order of summation alone. What is zero (a bias before a batch norm) is so on both.
+        assert error <= 1e-5 * scale, (name, error / scale)
+    assert sum(not np.any(leaf) for leaf in one.values()) <= 1

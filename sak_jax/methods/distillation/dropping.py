@@ -50,7 +50,7 @@ def kept(
     *,
     probability: float = 0.5,
     draws: Float[Array, "b others"] | None = None,
-    groups: Int[Array, "b"] | None = None,
+    groups: Int[Array, " b"] | None = None,
     own: Sequence[int] = (),
     generic: Collection[int] = (),
 ) -> Float[Array, "t b"]:

@@ -279,7 +279,7 @@ def check_images(images, patch: int) -> jax.Array:
     """Normalised images as the student takes them.
 
     Raises:
-      UserError: they are not floating point, not [b, H, W, 3], not finite, or a side is no multiple of the patch.
+      UserError: they are not floating point, not [b, H, W, 3], or a side is no multiple of the patch.
     """
     shape, dtype = getattr(images, "shape", None), getattr(images, "dtype", None)
     if shape is None or len(shape) != 4 or shape[3] != 3:

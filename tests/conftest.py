@@ -1,9 +1,14 @@
+import functools
 import importlib.util
 import os
 import tempfile
 
+import jax
+import jax.numpy as jnp
 import jaxtyping
+import optax
 import pytest
+from flax import nnx
 
 # One cache of compiled programs for all tests and the processes they start: compiling dominates small tests.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "sak_jax_test_xla"))
@@ -13,6 +18,32 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The shapes in the signatures are checked at every call, in tests alone.
 CHECKED = ("tasks", "methods", "nn", "boundary")
 jaxtyping.install_import_hook([f"sak_jax.{room}" for room in CHECKED], "beartype.beartype")
+
+# No dtype is promoted unless the code says so: int32 x float32 or bfloat16 x float32 is an error, in tests alone.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def standard(function):
+    """The function under JAX's standard rules of promotion."""
+
+    @functools.wraps(function)
+    def promoting(*args, **kwargs):
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args, **kwargs)
+
+    return promoting
+
+
+def standard_schedule(create):
+    return functools.wraps(create)(lambda *args, **kwargs: standard(create(*args, **kwargs)))
+
+
+# What other libraries do that strict promotion refuses.
+jnp.promote_types = standard(jnp.promote_types)  # Asks which dtype holds both; JAX's attention and flax's norms do.
+nnx.LayerNorm.__call__ = standard(nnx.LayerNorm.__call__)  # Half precision with float32 statistics.
+optax.tree.bias_correction = standard(optax.tree.bias_correction)  # Adam's `decay ** count`, a float and an int32.
+optax.warmup_cosine_decay_schedule = standard_schedule(optax.warmup_cosine_decay_schedule)  # The same.
+
 
 NOT_QUICK = (
     "import torch", "import timm", "import transformers", "open_clip", "subprocess", "runs.run(", "runs.start(",

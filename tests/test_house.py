@@ -1,6 +1,7 @@
 """How the package is built: which room may know of which, and where the config ends."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +105,15 @@ def test_what_reads_a_command_line_or_scores_boundaries_does_without_jax(module)
 
 def test_no_two_files_of_one_name_in_one_folder_tree_hide_each_other():
     assert not list(PACKAGE.rglob("utils.py")) and Path(PACKAGE / "engine" / "stage.py").exists()
+
+
+def test_the_files_that_are_to_be_touched_are_there():
+    table = (runs.ROOT / "docs/extending.md").read_text().split("Before there were methods")[0]
+    named = re.findall(r"`([a-z_]+/[a-z_*/]*(?:\.py)?)`", table)
+    assert len(named) > 10
+    for name in named:
+        assert list(runs.ROOT.glob(name)) or list(PACKAGE.glob(name)), name
+    tables = re.findall(r"`(_?[A-Z]{2,})` (?:in|of)\s`([a-z_/]+\.py)`", table)
+    assert len(tables) > 4
+    for variable, name in tables:
+        assert re.search(rf"^{variable}\b", (PACKAGE / name).read_text(), re.MULTILINE), (variable, name)

@@ -180,3 +180,28 @@ def test_a_model_that_gives_features_alone_is_called_but_predicts_nothing():
     for aligned in (False, True):
         with pytest.raises(UserError, match="no tasks"):
             student.predict(noise(8, 8), aligned=aligned)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((1, 24, 36, 3), np.float32), "images are 24 x 36, .*multiples of the patch 8: pad or crop"),
+        (np.zeros((1, 23, 32, 3), np.float32), "images are 23 x 32"),
+        (np.zeros((1, 0, 32, 3), np.float32), "images are 0 x 32"),
+        (np.zeros((1, 24, 32, 3), np.uint8), "not uint8: give raw pictures to student.predict"),
+        (np.zeros((1, 24, 32, 3), np.int32), "not int32"),
+        (np.zeros((24, 32, 3), np.float32), r"\[b, H, W, 3\], not ndarray of the shape \(24, 32, 3\)"),
+        (np.zeros((1, 3, 24, 32), np.float32), r"of the shape \(1, 3, 24, 32\)"),
+        ([[0.0]], "not list of the shape None"),
+    ],
+)
+def test_images_that_a_student_cannot_take_are_refused(student, images, words):
+    with pytest.raises(UserError, match=words):
+        student(images)
+
+
+def test_images_of_another_size_and_of_half_precision_are_taken(student):
+    images = np.random.default_rng(0).standard_normal((1, 16, 40, 3)).astype(np.float16)
+    found = student(images).predictions["depth"]
+    assert found.shape == (1, 16, 40, 1)
+    np.testing.assert_array_equal(found, student(images.astype(np.float32)).predictions["depth"])

@@ -2,9 +2,11 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from sak_jax import recipe
+from sak_jax import recipe, run
 from sak_jax.errors import UserError
 from tests import runs
 
@@ -40,6 +42,11 @@ def test_a_run_goes_on_where_only_the_way_it_is_carried_out_differs(tmp_path):
     config.distill.data.update({"root": "there", "workers": 4})
     config.data.update({"root": "there", "workers": 4})
     recipe.check_workdir(config, tmp_path)
+    config.eval_batch_size, config.multitask.eval_every, config.model.remat = 3, 7, "full"
+    config.data.on_error, config.boundary.protocol, config.boundary.workers = "skip", "invpt", 2
+    config.baselines, config.published = {"depth/RMSE": 1.0}, {"depth/RMSE": 0.5}
+    config.mesh.fsdp, config.log_every, config.matmul_precision = 2, 5, "highest"
+    recipe.check_workdir(config, tmp_path)
     config.distill.data.train_length = 15
     with pytest.raises(UserError, match="distill.data.train_length is 16 there and 15 here"):
         recipe.check_workdir(config, tmp_path)
@@ -53,3 +60,19 @@ def test_a_recipe_of_an_earlier_version_is_read_and_a_foreign_one_is_told():
     for values in (kept | {"batch_size": "many"}, kept | {"model": 3}, kept | {"image_size": 3}):
         with pytest.raises(UserError, match="none of this version"):
             recipe.from_dict(values)
+
+
+def test_matrices_are_multiplied_in_the_precision_of_the_recipe(monkeypatch):
+    monkeypatch.setattr(run.hosts, "join", lambda: None)
+    config, before = recipe.load(runs.TINY), jax.config.jax_default_matmul_precision
+    try:
+        run.start_jax(config)  # The default leaves JAX as it is.
+        assert jax.config.jax_default_matmul_precision == before
+        config.matmul_precision = "highest"
+        run.start_jax(config)
+        assert "HIGHEST" in str(jax.make_jaxpr(jnp.matmul)(jnp.ones((2, 2)), jnp.ones((2, 2))))
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
+    config.matmul_precision = "float64"
+    with pytest.raises(UserError, match="matmul_precision is 'float64'"):
+        recipe.check(config, 1)

@@ -99,7 +99,7 @@ def test_accumulated_parts_of_stage_two_have_the_whole_batchs_loss_and_gradient(
     half = {name: value[:4] for name, value in labelled.items()}
     batch = {name: jnp.stack([value, value], axis=1).reshape(-1, *value.shape[1:]) for name, value in half.items()}
     # Labels of the two parts differ, and so do the numbers of their valid pixels: of the second hardly any is valid.
-    rare = jnp.arange(8).reshape(8, 1, 1) % 2 * (jax.random.uniform(jax.random.key(1), (8, 24, 32)) < 0.9) > 0
+    rare = (jnp.arange(8).reshape(8, 1, 1) % 2 > 0) & (jax.random.uniform(jax.random.key(1), (8, 24, 32)) < 0.9)
     batch |= {name: jnp.where(rare, jnp.asarray(255, batch[name].dtype), batch[name]) for name in ("semseg", "depth")}
     quiet = {"model.noisy_gating": False, "multitask.clip": 0.0}
     _, whole, logs = one_step("multitask", batch, **quiet)

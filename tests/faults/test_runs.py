@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+import sak_jax
 from sak_jax.engine import checkpoints
 from tests import runs
 
@@ -102,7 +103,9 @@ def test_seconds_add_up_and_the_best_checkpoint_is_evaluated_beside_the_results(
     assert (finished / "results.json").read_text() == before and (finished / "evaluation.json").exists()
     scores = json.loads((finished / "checkpoints" / "multitask" / "scores.json").read_text())
     assert set(scores) == {"2", "4"}
-    assert checkpoints.find(finished, best=True).name == max(scores, key=scores.get)
+    best = checkpoints.find(finished, best=True)
+    assert best.name == max(scores, key=scores.get)
+    assert sak_jax.load(finished, best=True).source == best
     done = runs.run(f"--workdir={finished}", *SMALL)
     assert done.returncode == 0, done.stderr
     seconds.append(json.loads((finished / "results.json").read_text())["seconds"])

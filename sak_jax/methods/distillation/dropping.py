@@ -50,7 +50,7 @@ def kept(
     *,
     probability: float = 0.5,
     draws: Float[Array, "b others"] | None = None,
-    groups: Int[Array, "b"] | None = None,
+    groups: Int[Array, " b"] | None = None,
     own: Sequence[int] = (),
     generic: Collection[int] = (),
 ) -> Float[Array, "t b"]:
@@ -76,7 +76,7 @@ def kept(
     index = jnp.arange(teachers)[:, None]
     if method == "lowest_loss":
         highest = jnp.argmax(losses, axis=0)
-        place = jnp.clip(index - (index > highest), 0, teachers - 2)
+        place = jnp.clip(index - (index > highest).astype(index.dtype), 0, teachers - 2)
         stays = jnp.take_along_axis(draws.T, place, axis=0) >= probability
         return jnp.where((index == highest) | stays, 1.0, 0.0)
     if method not in METHODS:
@@ -94,5 +94,4 @@ def total(losses: Float[Array, "t b"], kept: Float[Array, "t b"]) -> Float[Array
     is the global one, where the published code divides by each device's own number.
     """
     kept = jax.lax.stop_gradient(kept)
-    count = jnp.sum(kept)
-    return jnp.sum(kept * losses) / (count + (count == 0))
+    return jnp.sum(kept * losses) / jnp.maximum(jnp.sum(kept), 1)

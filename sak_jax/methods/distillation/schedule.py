@@ -20,7 +20,7 @@ def warmup_cosine(peak: float, final: float, steps: int, warmup: int = 0) -> opt
 
     def value(step: Int[Array, ""] | int) -> Float[Array, ""]:
         step = jnp.asarray(step)
-        rising = peak * step / max(warmup - 1, 1)
+        rising = peak * step.astype(jnp.float32) / max(warmup - 1, 1)
         # (1 + cos x) / 2 as the square of a sine of what is left, which loses nothing near the end.
         falling = final + (peak - final) * jnp.square(jnp.sin(jnp.pi / 2 * jnp.clip((steps - step) / rest, 0, 1)))
         return jnp.where(step < warmup, rising, falling)

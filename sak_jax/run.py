@@ -77,6 +77,7 @@ def run(config: ConfigDict, workdir: epath.Path, options: Options, stop: Stop, s
         if trained.evaluator is None:
             logger.info("stage 1 is done: %s holds the distilled student", checkpoints.find(workdir))
             return
+        resources.callback(trained.evaluator.close)
         scores = trained.scores or trained.evaluator(trained.model, stop)
         steps = sum(stage.steps for stage in stages[:-1]) + trained.step
         report(config, workdir, options, trained, scores, steps, started)

@@ -19,13 +19,18 @@ Size = tuple[int, int]
 KEYS = {
     "name": Key(""),
     "root": Key("", runtime=True),  # The folder; data/NAME if empty.
-    "workers": Key(0, at_least=0, runtime=True),  # Worker processes that read and transform; 0 is threads.
+    "threads": Key(0, at_least=0, runtime=True),  # That read and transform samples; 0 is one a processor.
+    "workers": Key(0, at_least=0, runtime=True),  # Processes that do so instead, whole batches each; 0 is threads.
+    "prefetch": Key(2, at_least=0, runtime=True),  # Batches made ahead on the host (with workers: by each of them).
     # Or "skip": leave out samples that can't be read, count and report them.
     "on_error": Key("raise", choices=("raise", "skip"), runtime=True),
     "resize": Key(False),  # Shrink larger images to fit into image_size; stage 1 crops from them as they are.
     "check": Key("full", choices=("full", "fast"), runtime=True),  # Read all labels at the start, or headers alone.
 }
 """Keys of every data set, with their defaults and ranges."""
+
+READING = ("threads", "workers", "prefetch")
+"""Those that say how a run reads its batches, whatever they are of."""
 
 
 @dataclasses.dataclass(frozen=True)

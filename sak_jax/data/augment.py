@@ -8,14 +8,13 @@ from jaxtyping import Float32, Int, UInt8
 from PIL import Image
 
 from sak_jax import normalisation
+from sak_jax.normalisation import FACTOR, OFFSET
 from sak_jax.tasks import IGNORE
 
 IMAGENET_MEAN = np.array(normalisation.MEAN, np.float32)
 IMAGENET_STD = np.array(normalisation.STD, np.float32)
 
 _LEVELS = np.arange(256, dtype=np.float32)
-_FACTOR = (1 / (255 * IMAGENET_STD.astype(np.float64))).astype(np.float32)
-_OFFSET = (-IMAGENET_MEAN.astype(np.float64) / IMAGENET_STD).astype(np.float32)
 MAX_CROPS = 10
 """Crops drawn before one is taken as it comes."""
 
@@ -89,17 +88,11 @@ def class_share(semseg: UInt8[np.ndarray, "h w"], label: int) -> float:
     return cv2.countNonZero(cv2.compare(semseg, label, cv2.CMP_EQ)) / semseg.size
 
 
-def distort(
-    image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator
-) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "256"] | None]:
+def distort(image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
     """Distorts colours; every step has probability 1/2, is clipped to 0..255 and rounded towards zero.
 
     Brightness +-32; contrast x 0.5..1.5, before or after the following by a coin; saturation x 0.5..1.5; hue -18..17 on
     OpenCV's scale of 180.
-
-    Returns:
-      The image, and the table by which its levels are still to be mapped (contrast as the last step), or None: it is
-      left to be merged with what follows.
     """
     contrast_first = rng.random() < 0.5
     table = _linear_table(1.0, rng.uniform(-32, 32)) if rng.random() < 0.5 else None
@@ -116,8 +109,9 @@ def distort(
         _map_channel(hsv, 0, ((np.arange(256) + rng.integers(-18, 18)) % 180).astype(np.uint8))
     image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
-    last = _linear_table(rng.uniform(0.5, 1.5), 0.0) if not contrast_first and rng.random() < 0.5 else None
-    return image, last
+    if not contrast_first and rng.random() < 0.5:
+        image = cv2.LUT(image, _linear_table(rng.uniform(0.5, 1.5), 0.0))
+    return image
 
 
 def _linear_table(factor: float, offset: float) -> UInt8[np.ndarray, "256"]:
@@ -128,14 +122,11 @@ def _map_channel(image: UInt8[np.ndarray, "h w 3"], channel: int, table: UInt8[n
     cv2.insertChannel(cv2.LUT(cv2.extractChannel(image, channel), table), image, channel)
 
 
-def normalise(
-    image: UInt8[np.ndarray, "h w 3"], table: UInt8[np.ndarray, "256"] | None = None
-) -> Float32[np.ndarray, "h w 3"]:
-    """(level / 255 - mean) / std with ImageNet's statistics, up to rounding; `table` maps the levels before."""
-    image = image if table is None else cv2.LUT(image, table)
+def normalise(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 3"]:
+    """(level / 255 - mean) / std with ImageNet's statistics, up to rounding."""
     result = image.reshape(image.shape[0], -1).astype(np.float32)  # Whole rows, as three channels at a time are slow.
-    result *= np.tile(_FACTOR, image.shape[1])
-    result += np.tile(_OFFSET, image.shape[1])
+    result *= np.tile(FACTOR, image.shape[1])
+    result += np.tile(OFFSET, image.shape[1])
     return result.reshape(image.shape)
 
 

@@ -1,9 +1,10 @@
 """From a data source to batches: shuffling, transforms, batching, processes and hosts, on Grain.
 
-What batch k holds depends on the source, the transform, the seed and the global batch size alone: not on workers,
-prefetching or the number of hosts. The state of an iterator is therefore the number of batches taken from it.
+What batch k holds depends on the source, the transform, the seed and the global batch size alone: not on threads,
+workers, prefetching or the number of hosts. The state of an iterator is therefore the number of batches taken from it.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -17,6 +18,30 @@ from sak_jax.data.transforms import Transform
 from sak_jax.errors import UserError
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """A process's rows of every global batch: consecutive ones.
+
+    Attributes:
+      batch_size: of the global batch.
+      index, count: which of how many processes.
+    """
+
+    batch_size: int
+    index: int
+    count: int
+
+    @property
+    def rows(self) -> int:
+        """Of a batch, that are this process's."""
+        return self.batch_size // self.count
+
+    def place(self, number: int) -> int:
+        """The place among all samples of the process's sample of that number."""
+        batch, row = divmod(number, self.rows)
+        return batch * self.batch_size + self.index * self.rows + row
+
+
 class Batches(grain.DatasetIterator):
     """An iterator over the batches of one process, with `get_state` and `set_state` as Grain's (and so Orbax's).
 
@@ -27,20 +52,22 @@ class Batches(grain.DatasetIterator):
       images: samples of the source.
     """
 
-    def __init__(self, dataset: grain.MapDataset, images: int, workers: int, prefetch: int | None):
+    def __init__(
+        self, samples: grain.MapDataset, share: Share, images: int, threads: int, workers: int, prefetch: int
+    ):
         super().__init__()
         self.images = images
-        self._dataset = dataset
+        self._samples = samples
+        self._share = share
+        self._threads = threads or worker_processes.cpus()
         self._workers = workers
-        if prefetch is None:
-            prefetch = 2 if workers > 0 else min(worker_processes.cpus(), 8)
         self._prefetch = prefetch
         self._next_batch = 0
         self._batches: Iterator | None = None
         self._memory = worker_processes.SharedMemory() if workers > 0 else None
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self._samples) // self._share.batch_size
 
     def __next__(self) -> dict[str, np.ndarray]:
         if self._next_batch >= len(self):
@@ -52,14 +79,20 @@ class Batches(grain.DatasetIterator):
     def _next_of_threads(self) -> dict[str, np.ndarray]:
         if self._batches is None:
             worker_processes.one_thread()
-            options = grain.ReadOptions(num_threads=self._prefetch, prefetch_buffer_size=self._prefetch)
-            self._batches = iter(self._dataset[self._next_batch :].to_iter_dataset(options))
+            # A thread makes one sample after another, whichever batch they are of.
+            ahead = self._prefetch and max(self._threads, self._prefetch * self._share.rows)
+            options = grain.ReadOptions(num_threads=self._threads if ahead else 0, prefetch_buffer_size=ahead)
+            samples = grain.MapDataset.range(self._next_batch * self._share.rows, len(self) * self._share.rows)
+            samples = samples.map(functools.partial(_sample_of, self._samples, self._share))
+            self._batches = iter(samples.to_iter_dataset(options).batch(self._share.rows, drop_remainder=True))
         return next(self._batches)
 
     def _next_of_workers(self) -> dict[str, np.ndarray]:
         try:
             if self._batches is None:
-                self._batches = _start(self._dataset[self._next_batch :], self._workers, self._prefetch, self._memory)
+                batches = self._samples.batch(self._share.rows, drop_remainder=True)
+                batches = batches[self._share.index :: self._share.count][self._next_batch :]
+                self._batches = _start(batches, self._workers, self._prefetch, self._memory)
             # Out of shared memory, which would otherwise live, and complain, until the very end.
             return {name: np.array(value) for name, value in next(self._batches).items()}
         except (OSError, RuntimeError) as error:
@@ -100,8 +133,9 @@ def train_batches(
     *,
     process_index: int = 0,
     process_count: int = 1,
+    threads: int = 0,
     workers: int = 0,
-    prefetch: int | None = None,
+    prefetch: int = 2,
 ) -> Batches:
     """Endless shuffled batches, every epoch in a new order; epochs run on through batches.
 
@@ -113,9 +147,9 @@ def train_batches(
       seed: decides order and augmentation.
       process_index: which process this is, of
       process_count: so many, each of which gets its consecutive slice of every global batch.
-      workers: worker processes; 0 reads in threads of this process.
-      prefetch: batches made ahead, at once in as many threads (or by each worker, one after another); 0 makes them when
-        asked for. By default one a processor, at most 8; with workers 2.
+      threads: that read and transform, one sample each at a time; 0 is one a processor.
+      workers: processes that do so instead, one batch each at a time; 0 is threads.
+      prefetch: batches made ahead (with workers: by each of them); 0 makes them when asked for.
 
     Returns:
       An iterator over dicts of arrays [batch_size / process_count, ...]; `id` is dropped.
@@ -124,16 +158,14 @@ def train_batches(
       UserError: the source is empty, or the batch cannot be shared evenly.
     """
     sources = source if isinstance(source, tuple) else (source,)
-    local = min(_local_batch(each, batch_size, process_count) for each in sources)
+    (share,) = {_share(each, batch_size, process_index, process_count) for each in sources}
     seeds = [seed] if len(sources) == 1 else np.random.SeedSequence(seed).generate_state(len(sources)).tolist()
     shares = [
         grain.MapDataset.source(each).seed(own).shuffle().repeat().random_map(transform).map(_arrays)
         for each, own in zip(sources, seeds, strict=True)
     ]
-    dataset = shares[0] if len(shares) == 1 else grain.MapDataset.mix(shares)
-    return Batches(
-        dataset.batch(local, drop_remainder=True)[process_index::process_count], len(source), workers, prefetch
-    )
+    samples = shares[0] if len(shares) == 1 else grain.MapDataset.mix(shares)
+    return Batches(samples, share, len(source), threads, workers, prefetch)
 
 
 def evaluation_batches(
@@ -143,8 +175,9 @@ def evaluation_batches(
     *,
     process_index: int = 0,
     process_count: int = 1,
+    threads: int = 0,
     workers: int = 0,
-    prefetch: int | None = None,
+    prefetch: int = 2,
 ) -> Batches:
     """Every sample once, in order, in full batches; every process gets the same number of batches.
 
@@ -155,20 +188,22 @@ def evaluation_batches(
     Raises:
       UserError: the source is empty, or the batch cannot be shared evenly.
     """
-    local = _local_batch(source, batch_size, process_count)
-    batches = -(-len(source) // batch_size)
-    dataset = grain.MapDataset.range(batches * batch_size).map(functools.partial(_evaluation_sample, source, transform))
-    return Batches(
-        dataset.batch(local, drop_remainder=True)[process_index::process_count], len(source), workers, prefetch
-    )
+    share = _share(source, batch_size, process_index, process_count)
+    filled = -(-len(source) // batch_size) * batch_size
+    samples = grain.MapDataset.range(filled).map(functools.partial(_evaluation_sample, source, transform))
+    return Batches(samples, share, len(source), threads, workers, prefetch)
 
 
-def _local_batch(source: Source, batch_size: int, process_count: int) -> int:
+def _share(source: Source, batch_size: int, index: int, count: int) -> Share:
     if len(source) == 0:
         raise UserError("the data source holds no samples: check the split file and data.root")
-    if batch_size <= 0 or batch_size % process_count:
-        raise UserError(f"batch_size {batch_size} must be a positive multiple of the {process_count} processes")
-    return batch_size // process_count
+    if batch_size <= 0 or batch_size % count:
+        raise UserError(f"batch_size {batch_size} must be a positive multiple of the {count} processes")
+    return Share(batch_size, index, count)
+
+
+def _sample_of(samples: grain.MapDataset, share: Share, number: int) -> dict[str, np.ndarray]:
+    return samples[share.place(int(number))]
 
 
 def _arrays(sample: dict) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
 """Augmentation and preparation of samples, as pure functions of a sample and an explicit random generator.
 
 A transform maps `(sample, rng)` to a new sample; it never changes the arrays it is given. Labels are scaled, cropped
-and flipped by one gather; the steps after the image's last rounding (contrast, normalisation) are one table.
+and flipped by one gather. Images stay uint8, to be normalised where they are used (`sak_jax.nn.levels`), and where they
+are padded `size` tells what of them is image.
 Method: SAK, appendix on data augmentation; resampling matches OpenCV (stage 2) and torchvision (stage 1).
 """
 
@@ -20,7 +21,6 @@ from sak_jax.data.augment import (
     distort,
     fitting,
     nearest_indices,
-    normalise,
     pad,
     random_resized_crop,
     resize_antialiased,
@@ -52,7 +52,9 @@ def multitask_transform(
     photometric: bool = True,
     shrink: bool = False,
 ) -> Transform:
-    """Stage 2's training transform: scale, crop, flip, distort colours, normalise, pad, mark what is to be ignored.
+    """Stage 2's training transform: scale, crop, flip, distort colours, pad, mark what is to be ignored.
+
+    Adds `size`, int32 [2], the height and width before padding.
 
     Args:
       size: height and width of what comes out.
@@ -75,7 +77,7 @@ def multitask_transform(
 
 
 def evaluation_transform(size: tuple[int, int], tasks: Iterable[str | Task], *, shrink: bool = False) -> Transform:
-    """Normalise, pad to `size` (centred) and mark what is to be ignored.
+    """Pad to `size` (centred) and mark what is to be ignored.
 
     Adds `size`, int32 [2], the height and width before padding. What is returned raises UserError for an image that is
     larger than `size`, or with `shrink` brings image (area averages) and labels (nearest) to fit.
@@ -90,7 +92,7 @@ def distill_transform(
     ratio_range: tuple[float, float] = (3 / 4, 4 / 3),
     flip: bool = True,
 ) -> Transform:
-    """Stage 1's training transform: random resized crop, flip, normalise; only the image is kept.
+    """Stage 1's training transform: random resized crop, flip; only the image is kept.
 
     Args:
       size: height and width of what comes out.
@@ -149,10 +151,8 @@ class _Multitask:
         resize = resize_bilinear if fit == 1 or scaled[0] >= height else resize_by_area
         image = resize(image, scaled)[top : top + self.size[0], left : left + self.size[1]].astype(np.uint8)
         image = cv2.flip(image, 1) if flipped else image
-        table = None
-        if self.photometric:
-            image, table = distort(image, rng)
-        result = {"image": pad(normalise(image, table), self.size, 0)}
+        image = distort(image, rng) if self.photometric else image
+        result = {"image": pad(image, self.size, 0), "size": np.array(image.shape[:2], np.int32)}
 
         columns = columns[::-1] if flipped else columns
         for task, kind in self.labels:
@@ -201,13 +201,12 @@ class _Evaluation:
                 f"image {sample.get('id', '')!r} is {height} x {width}, larger than image_size {self.size}: evaluation "
                 "pads and does not shrink; set image_size to the largest image, or data.resize=True"
             )
-        result = {"image": pad(normalise(image), self.size, 0)}
+        result = {"image": pad(image, self.size, 0), "size": np.array([height, width], np.int32)}
         for task, kind in self.labels:
             label = _label(sample, task, kind)
             shrunk = rows is not None
             label = kind.resample(task, kind.shrink(task, label, fit), rows, columns) if shrunk else label.copy()
             result[task.name] = pad(kind.ignore(task, label), self.size, IGNORE)
-        result["size"] = np.array([height, width], np.int32)
         return _carry(sample, result)
 
 
@@ -224,7 +223,7 @@ class _Distill:
         image = resize_antialiased(image[top : top + height, left : left + width], self.size)
         if self.flip and rng.random() < 0.5:
             image = cv2.flip(image, 1)
-        return _carry(sample, {"image": normalise(image)})
+        return _carry(sample, {"image": image})
 
 
 def _carry(sample: Sample, result: dict) -> dict:

@@ -15,7 +15,7 @@ from sak_jax.engine.stop import Stop
 
 
 class Evaluator:
-    """Evaluates a model on the validation set; jitted once, used as often as wanted.
+    """Evaluates a model on the validation set; jitted once, used as often as wanted, and closed at the end.
 
     Attributes:
       evaluation: how.
@@ -46,21 +46,24 @@ class Evaluator:
         totals: dict[str, dict[str, np.ndarray]] = {name: {} for name in metrics}
         counted = np.zeros(1)
         with contextlib.ExitStack() as resources:
-            for resource in (batches, *metrics.values()):
-                resources.callback(resource.close)
+            resources.callback(batches.close)
+            failed = resources.enter_context(contextlib.ExitStack())
+            failed.callback(self.close)
             quiet = None if meshes.is_main() else True  # None: unless it is a terminal.
+            computing = None
             for _ in tqdm(range(len(batches)), desc="evaluate", unit="batch", disable=quiet, leave=False):
                 batch = hosts.together(lambda: next(batches))
                 if stop is not None and meshes.any_process(stop.requested):
                     stop.refuse()
-                sums, predictions = self._step(model, meshes.put_batch(batch, self.mesh))
-                for name, prediction in predictions.items():
-                    rows = meshes.local_rows(prediction, self.mesh)
-                    sums[name] = metrics[name].batch(rows, batch[name], batch["mask"], batch["size"])
-                for name, values in jax.device_get(sums).items():
-                    for part, value in values.items():
-                        totals[name][part] = totals[name].get(part, 0.0) + np.asarray(value, np.float64)
+                outputs = self._step(model, meshes.put_batch(batch, self.mesh))
+                # The processors score the batch before this one while the devices compute this one.
+                if computing is not None:
+                    self._add(totals, *computing)
+                computing = batch, *outputs
                 counted += batch["mask"].sum()
+            if computing is not None:
+                self._add(totals, *computing)
+            failed.pop_all()
         for name, metric in metrics.items():
             if metric.on_host:  # What the others return is already the sum over all processes' rows.
                 totals[name] = {part: meshes.sum_over_processes(value) for part, value in totals[name].items()}
@@ -70,6 +73,22 @@ class Evaluator:
             for name, metric in metrics.items()
             for part, value in metric.result(totals[name]).items()
         }
+
+
+    def _add(self, totals: dict[str, dict[str, np.ndarray]], batch: Batch, sums: dict, predictions: dict) -> None:
+        """Adds a batch's sums to `totals`, those of the metrics on the host among them."""
+        metrics = self.evaluation.metrics
+        for name, prediction in predictions.items():
+            rows = meshes.local_rows(prediction, self.mesh)
+            sums[name] = metrics[name].batch(rows, batch[name], batch["mask"], batch["size"])
+        for name, values in jax.device_get(sums).items():
+            for part, value in values.items():
+                totals[name][part] = totals[name].get(part, 0.0) + np.asarray(value, np.float64)
+
+    def close(self) -> None:
+        """Ends the processes that metrics have started, which otherwise serve the next evaluation. Idempotent."""
+        for metric in self.evaluation.metrics.values():
+            metric.close()
 
 
 def eval_step(
@@ -83,7 +102,7 @@ def eval_step(
       state: all of its parameters and statistics.
       batch: images, labels and `mask` [b].
     """
-    outputs = evaluation.predict(nnx.merge(model, state, copy=True), batch["image"])
+    outputs = evaluation.predict(nnx.merge(model, state, copy=True), batch)
     sums, predictions = {}, {}
     for name, metric in evaluation.metrics.items():
         if metric.on_host:

@@ -46,6 +46,30 @@ class Instruction:
         return tuple(name for text in _CALLED.findall(self.attributes) for name in _NAME.findall(text))
 
 
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """A collective of a program.
+
+    Attributes:
+      kind: one of `COLLECTIVES`.
+      shape: text of its result's shape; that of a `-start` names the operands as well.
+      rounds: how often it is run in one step.
+      bytes: of its result on one device (of a reduce-scatter: of its operands).
+      group: devices that take part in it together.
+    """
+
+    kind: str
+    shape: str
+    rounds: int
+    bytes: float
+    group: int
+
+    @property
+    def order(self) -> tuple[int, float, int]:
+        """By which the fullest of the lines that write it down is chosen."""
+        return self.rounds, self.bytes, self.group
+
+
 @dataclasses.dataclass
 class Traffic:
     """Collectives of a kind in one step.
@@ -111,13 +135,13 @@ class Program:
             for called in instruction.called:
                 yield from self._reached(self.computations.get(called, {}))
 
-    def collectives(self, devices: int) -> dict[str, Traffic]:
-        """What devices exchange in one step, by kind.
+    def exchanges(self, devices: int) -> list[Exchange]:
+        """What devices exchange in one step, one by one.
 
         Args:
           devices: all there are, for collectives that do not say among whom.
         """
-        seen: dict[tuple[str, str], tuple[int, float, int]] = {}
+        seen: dict[tuple[str, str], Exchange] = {}
         for name, body in self.computations.items():
             rounds = self.rounds.get(name, 0)
             for line in body.values():
@@ -130,14 +154,19 @@ class Program:
                 channel = re.search(r"channel_id=(\d+)", line.attributes)
                 key = (kind, channel[1] if channel else line.name)
                 size = self._moved(line, body) if kind == "reduce-scatter" or line.opcode != kind else _size(line.shape)
-                seen[key] = max(seen.get(key, (0, 0.0, 1)), (rounds, size, _group(line.attributes, devices)))
+                found = Exchange(kind, line.shape, rounds, size, _group(line.attributes, devices))
+                if key not in seen or seen[key].order < found.order:
+                    seen[key] = found
+        return [each for each in seen.values() if each.group > 1 or each.kind == "collective-permute"]
+
+    def collectives(self, devices: int) -> dict[str, Traffic]:
+        """What devices exchange in one step, summed by kind; arguments are those of `exchanges`."""
         found: dict[str, Traffic] = {}
-        for (kind, _), (rounds, size, group) in seen.items():
-            if group > 1 or kind == "collective-permute":
-                total = found.setdefault(kind, Traffic())
-                total.count += rounds
-                total.bytes += rounds * size
-                total.sent += rounds * size * _share_sent(kind, group)
+        for each in self.exchanges(devices):
+            total = found.setdefault(each.kind, Traffic())
+            total.count += each.rounds
+            total.bytes += each.rounds * each.bytes
+            total.sent += each.rounds * each.bytes * _share_sent(each.kind, each.group)
         return found
 
     def _moved(self, line: Instruction, body: dict[str, Instruction]) -> float:
@@ -240,7 +269,7 @@ def _group(attributes: str, devices: int) -> int:
         return int(found[1])
     if found := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
         return found[1].count(",") + 1
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", attributes):
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
         axes = {name: int(size) for name, size in re.findall(r"'([\w.]+)'=(\d+)", found[1])}
         return math.prod(axes.get(name, 1) for name in re.findall(r"'([\w.]+)'", found[2]))
     return devices

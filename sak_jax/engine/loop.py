@@ -16,6 +16,7 @@ from tqdm import tqdm
 from sak_jax.engine import flops, hosts
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine import state as states
+from sak_jax.engine.ahead import Ahead
 from sak_jax.engine.evaluate import Evaluator
 from sak_jax.engine.logs import Log
 from sak_jax.engine.saving import Checkpoints
@@ -148,6 +149,7 @@ def _train_stage(
             logger.info("%s resumes at step %d", stage.name, int(state.step))
         restored = start = None
 
+        ahead = held(Ahead(batches, mesh))
         first, pending, scores = int(state.step), None, None
         began = time.monotonic() - seconds
         scored, writers = evaluator is not None, settings.loggers
@@ -177,22 +179,22 @@ def _train_stage(
             for step in range(first + 1, stage.steps + 1):
                 profile.before(step)
                 with clock.during("data"):
-                    batch = next(batches)
+                    batch = next(ahead)
                 with clock.during("compiling") if step == first + 1 else contextlib.nullcontext():
-                    state, values = train_step(state, frozen, meshes.put_batch(batch, mesh))
+                    state, values = train_step(state, frozen, batch)
                 # The step before this one is looked at while this one runs.
                 watch.report(pending)
                 pending, scores = (step, values), None
                 progress.update()
 
-                stopping = _stopping(stop, step, settings.log_every)
-                last = step == stage.steps
-                if not (stopping or last or evaluates(step) or step % settings.checkpoint_every == 0):
+                due = step == stage.steps or evaluates(step) or step % settings.checkpoint_every == 0
+                stopping = _stopping(stop, ahead, due or step % min(settings.log_every, 10) == 0)
+                if not (stopping or due):
                     continue
                 watch.report(pending)
                 pending = None
                 with stop.saving(), clock.during("saving"):
-                    checkpoints.save(state, batches.get_state(), time.monotonic() - began)
+                    checkpoints.save(state, ahead.get_state(), time.monotonic() - began)
                     if stopping or evaluates(step):
                         checkpoints.wait()  # Whatever becomes of the evaluation, the training is not lost.
                 if stopping:
@@ -203,14 +205,21 @@ def _train_stage(
         return Trained(plan.model, state.model, int(state.step), seconds, evaluator, scores, clock.spent)
 
 
-def _stopping(stop: Stop, step: int, every: int) -> bool:
+def _stopping(stop: Stop, ahead: Ahead, ask: bool) -> bool:
     """Whether to stop after this step.
 
-    Several processes stop together: they ask each other every so many steps, as each time costs a wait for the others.
+    Several processes stop together, and fail together where one has no more batches. They `ask` each other now and
+    then, as each time costs a wait for the others.
+
+    Raises:
+      UserError: a process has no more batches.
     """
     if jax.process_count() == 1:
         return stop.requested
-    return step % min(every, 10) == 0 and meshes.any_process(stop.requested)
+    if not ask or not meshes.any_process(stop.requested or ahead.problem is not None):
+        return False
+    ahead.check()
+    return True
 
 
 @dataclasses.dataclass

@@ -120,7 +120,7 @@ class Evaluation:
       images: how many there are.
       skipped: how many were left out when the set was opened.
       metrics: by the key of their labels in a batch and of the prediction.
-      predict: (model, images) -> `{key: prediction}`.
+      predict: (model, batch) -> `{key: prediction}`.
       score: the scores as one number by which checkpoints are compared (greater is better), None where there is none.
       sample: the transformed validation sample of an index, for pictures.
     """
@@ -129,7 +129,7 @@ class Evaluation:
     images: int
     skipped: int
     metrics: Mapping[str, Metric]
-    predict: Callable[[nnx.Module, jax.Array], dict[str, jax.Array]]
+    predict: Callable[[nnx.Module, Batch], dict[str, jax.Array]]
     score: Callable[[Mapping[str, float]], float | None]
     sample: Callable[[int], dict[str, np.ndarray]]
 

@@ -1,6 +1,6 @@
 """Multi-task training on labelled images: the stage that methods share, with or without distillation beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 
 from sak_jax import data, recipe, tasks
 from sak_jax import keys as keys_lib
-from sak_jax.data import checks, pipeline, transforms
+from sak_jax.data import augment, checks, pipeline, transforms
 from sak_jax.engine import optim
 from sak_jax.engine.stage import Evaluation, Frozen, Loss, Part, Stage, Start
 from sak_jax.keys import Key
+from sak_jax.nn import levels
 
 KEYS = {
     "steps": Key(0, at_least=0),
@@ -79,7 +80,7 @@ def loss(selected: tuple[tasks.Task, ...], distillation: Distillation | None, al
     """
 
     def compute(model: nnx.Module, features, part: Part):
-        outputs = model(part.batch["image"], train=True, rngs=nnx.Rngs(noise=part.key))
+        outputs = model(levels.normalised(part.batch), train=True, rngs=nnx.Rngs(noise=part.key))
         logs = {}
         for task in selected:
             prediction, label = outputs.predictions[task.name], part.batch[task.name]
@@ -122,8 +123,7 @@ def open_batches(config: ConfigDict, selected: tuple[tasks.Task, ...]) -> pipeli
         ),
         config.batch_size,
         config.seed,
-        workers=settings["workers"],
-        **processes(),
+        **reading(settings),
     )
 
 
@@ -137,15 +137,21 @@ def open_evaluation(config: ConfigDict, selected: tuple[tasks.Task, ...]) -> Eva
     options = {"odsF": boundary | {"workers": boundary["workers"] or None}}
     return Evaluation(
         batches=lambda: pipeline.evaluation_batches(
-            source, transform, config.eval_batch_size, workers=settings["workers"], **processes()
+            source, transform, config.eval_batch_size, **reading(settings)
         ),
         images=len(source),
         skipped=len(getattr(source, "skipped", ())),
         metrics={task.name: tasks.metric(task, **options.get(task.metric, {})) for task in selected},
-        predict=lambda model, images: model(images).predictions,
+        predict=lambda model, batch: model(levels.normalised(batch)).predictions,
         score=lambda scores: tasks.score(selected, scores),
-        sample=lambda index: transform(source[index], None),
+        sample=lambda index: shown(transform(source[index], None)),
     )
+
+
+def shown(sample: dict) -> dict:
+    """A transformed sample with its image normalised and padded with zeros, as a model sees it."""
+    image = augment.normalise(augment.unpad(sample["image"], tuple(sample["size"])))
+    return sample | {"image": augment.pad(image, sample["image"].shape[:2], 0)}
 
 
 def data_settings(config: ConfigDict) -> dict:
@@ -154,15 +160,19 @@ def data_settings(config: ConfigDict) -> dict:
     return keys_lib.defaults(data.keys(section["name"])) | section
 
 
-def processes() -> dict[str, int]:
-    """Which of the processes that share a batch this one is."""
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+def reading(settings: Mapping) -> dict[str, int]:
+    """How this process reads its share of the batches, of `config.data`: what `data.pipeline` is given by name."""
+    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    return share | {key: settings.get(key, data.KEYS[key].default) for key in data.READING}
 
 
 def inputs(config: ConfigDict, selected: tuple[tasks.Task, ...]) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a global batch."""
     shape = (config.batch_size, *config.image_size)
-    images = {"image": jax.ShapeDtypeStruct((*shape, 3), jnp.float32)}
+    images = {
+        "image": jax.ShapeDtypeStruct((*shape, 3), jnp.uint8),
+        "size": jax.ShapeDtypeStruct((config.batch_size, 2), jnp.int32),
+    }
     return images | {task.name: jax.ShapeDtypeStruct(*tasks.label_shape(task, shape)) for task in selected}
 
 

@@ -49,8 +49,8 @@ def assert_equal(first, second):
 
 def test_samples_are_the_same_whatever_the_workers():
     expected = take(pipeline.train_batches(Numbers(10), TRANSFORM, 4, seed=3, prefetch=0), 6)
-    assert set(expected[0]) == {"image", "semseg", "depth"} and expected[0]["image"].shape == (4, 24, 32, 3)
-    for options in ({"prefetch": 3}, {"workers": 2, "prefetch": 1}):
+    assert set(expected[0]) == {"image", "size", "semseg", "depth"} and expected[0]["image"].shape == (4, 24, 32, 3)
+    for options in ({"prefetch": 3}, {"threads": 1}, {"threads": 5, "prefetch": 1}, {"workers": 2, "prefetch": 1}):
         batches = pipeline.train_batches(Numbers(10), TRANSFORM, 4, seed=3, **options)
         assert_equal(take(batches, 6), expected)
         batches.close()

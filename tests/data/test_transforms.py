@@ -1,12 +1,14 @@
 import pickle
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from sak_jax.data import augment, transforms
 from sak_jax.errors import UserError
+from sak_jax.nn import levels
 from sak_jax.tasks import TASKS, Task
 
 SIZE = (48, 64)
@@ -103,6 +105,12 @@ def plain_multitask(sample, rng, size, tasks, scale_range=(0.5, 2.0)):
     return arrays
 
 
+def as_seen(sample):
+    """A transformed sample's image as the device normalises it."""
+    batch = {key: jnp.asarray(sample[key])[None] for key in ("image", "size") if key in sample}
+    return np.asarray(levels.normalised(batch))[0]
+
+
 def plain_distortion(image, rng):
     def convert(value, factor=1.0, offset=0.0):
         return np.clip(value.astype(np.float32) * factor + offset, 0, 255).astype(np.uint8)
@@ -129,8 +137,8 @@ def test_training_transform_is_the_method_restated(tasks, seed):
     sample = make_sample(seed=seed)
     found = transforms.multitask_transform(SIZE, tasks)(sample, np.random.default_rng(seed))
     expected = plain_multitask(sample, np.random.default_rng(seed), SIZE, tasks)
-    assert set(found) == {"image", "id", *tasks}
-    np.testing.assert_allclose(found["image"], expected["image"], atol=1e-6)
+    assert set(found) == {"image", "size", "id", *tasks} and found["image"].dtype == np.uint8
+    np.testing.assert_allclose(as_seen(found), expected["image"], atol=1e-6)
     for task in tasks:
         np.testing.assert_array_equal(found[task], expected[task], err_msg=task)
         assert found[task].dtype == sample[task].dtype
@@ -181,7 +189,9 @@ def test_small_images_are_padded_in_the_middle():
     result = transform(sample, np.random.default_rng(1))
     inside = np.zeros(SIZE, bool)
     inside[8 : 8 + 31, 11 : 11 + 41] = True
-    assert (result["image"][~inside] == 0).all()
+    assert (as_seen(result)[~inside] == 0).all() and result["size"].tolist() == [31, 41]
+    seen = augment.normalise(transforms.unpad(result["image"], (31, 41)))
+    np.testing.assert_allclose(transforms.unpad(as_seen(result), (31, 41)), seen, rtol=0, atol=5e-7)
     for task in ALL:
         assert (result[task][~inside] == 255).all(), task
     assert (result["edge"][inside] <= 1).all()
@@ -201,23 +211,18 @@ def test_brightness_and_contrast_clip_and_round_towards_zero(script, change):
     grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)  # The way through HSV keeps grey.
     rng = Script(*script)
     expected = np.clip(change(grey.astype(np.float32)), 0, 255).astype(np.uint8)
-    np.testing.assert_array_equal(distorted(grey, rng), expected)
+    np.testing.assert_array_equal(augment.distort(grey, rng), expected)
     assert not rng.values
-
-
-def distorted(image, rng):
-    image, table = augment.distort(image, rng)
-    return image if table is None else cv2.LUT(image, table)
 
 
 def test_hue_turns_on_a_circle_of_180_and_saturation_clips():
     colours = cv2.cvtColor(np.array([[[170, 200, 220], [2, 200, 220]]], np.uint8), cv2.COLOR_HSV2RGB)
     hsv = cv2.cvtColor(colours, cv2.COLOR_RGB2HSV)
-    turned = distorted(colours, Script(0.9, 0.9, 0.9, 0.0, 17, 0.9))
+    turned = augment.distort(colours, Script(0.9, 0.9, 0.9, 0.0, 17, 0.9))
     moved = hsv.copy()
     moved[..., 0] = (moved[..., 0].astype(int) + 17) % 180
     np.testing.assert_array_equal(turned, cv2.cvtColor(moved, cv2.COLOR_HSV2RGB))
-    saturated = distorted(colours, Script(0.9, 0.9, 0.0, 1.5, 0.9, 0.9))
+    saturated = augment.distort(colours, Script(0.9, 0.9, 0.0, 1.5, 0.9, 0.9))
     assert (saturated.min(axis=-1) == 0).all()
 
 
@@ -272,11 +277,11 @@ def test_distillation_transform_keeps_the_image_alone():
     sample = make_sample()
     first, again = (transform(sample, np.random.default_rng(3)) for _ in range(2))
     assert set(first) == {"image", "id"} and first["image"].shape == (*SIZE, 3)
-    assert first["image"].dtype == np.float32
+    assert first["image"].dtype == np.uint8
     np.testing.assert_array_equal(first["image"], again["image"])
     whole = transforms.distill_transform((60, 80), scale_range=(1, 1), ratio_range=(4 / 3, 4 / 3), flip=False)
     expected = (sample["image"].astype(np.float32) / 255 - transforms.IMAGENET_MEAN) / transforms.IMAGENET_STD
-    np.testing.assert_allclose(whole(sample, np.random.default_rng(0))["image"], expected, atol=1e-6)
+    np.testing.assert_allclose(as_seen(whole(sample, np.random.default_rng(0))), expected, atol=1e-6)
 
 
 def test_evaluation_pads_and_unpad_gives_back():

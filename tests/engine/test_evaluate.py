@@ -14,6 +14,7 @@ from flax import nnx
 
 from sak_jax import predict, recipe, tasks
 from sak_jax.data.rooms import layouts
+from sak_jax.engine import hosts
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine.evaluate import Evaluator
 from sak_jax.methods.sak import method
@@ -42,6 +43,7 @@ def evaluate(config):
 
 def main(process, port):
     jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(process))
+    hosts.gather_texts("")  # They must meet within seconds; compiling takes them differently long.
     scores, evaluator = evaluate(config())
     print(json.dumps(scores | {"skipped": evaluator.skipped}))
 

@@ -79,4 +79,6 @@ def test_a_loop_that_says_how_often_it_runs():
 def test_groups_along_axes_of_a_mesh():
     line = "replica_groups=mesh['data'=2,'fsdp'=4] {'fsdp'}, dimensions={0}"
     assert hlo._group(line, 8) == 4
+    turned = "replica_groups=mesh['a'=1,'b'=4,'c'=2], device_ids=([2,4]T(1,0)) {'b'}, dimensions={1}"
+    assert hlo._group(turned, 8) == 4
     assert hlo._group("", 8) == 8

@@ -31,7 +31,7 @@ def open_batches(config: ConfigDict, transform: Transform) -> pipeline.Batches:
     else:
         source = data.create_source(settings, "train", (), tuple(config.image_size))
     return pipeline.train_batches(
-        source, transform, config.batch_size, config.seed, workers=settings["workers"], **multitask.processes()
+        source, transform, config.batch_size, config.seed, **multitask.reading(settings)
     )
 
 
@@ -61,7 +61,9 @@ def _lacks(root: str) -> bool:
 
 def inputs(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a global batch."""
-    batch = {"image": jax.ShapeDtypeStruct((config.batch_size, *config.image_size, 3), jnp.float32)}
+    # DUNE's augmentation blurs and inverts colours without rounding them.
+    dtype = jnp.float32 if config.distill.get("augment") == "dune" else jnp.uint8
+    batch = {"image": jax.ShapeDtypeStruct((config.batch_size, *config.image_size, 3), dtype)}
     if keys.mix(config):
         batch["group"] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
     return batch

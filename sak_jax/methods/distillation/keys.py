@@ -95,7 +95,7 @@ def check_images(config: ConfigDict) -> None:
         where = f"distill.mix.sets.{name}"
         if not isinstance(row, Mapping) or not row.get("name") or not row.get("group"):
             raise UserError(f"config.{where} must have the name of a data set and its group")
-        known = {key: value for key, value in data.keys(row["name"]).items() if key != "workers"}
+        known = {key: value for key, value in data.keys(row["name"]).items() if key not in data.READING}
         keys.check(row, known | {"group": Key("")}, (where,))
 
 

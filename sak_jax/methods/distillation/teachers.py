@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine.stage import Frozen
+from sak_jax.nn import levels
 from sak_jax.teachers import registry
 from sak_jax.teachers.committee import Committee
 
@@ -60,7 +61,10 @@ def committee(
             loaded[name] = meshes.put(arrays, places["teachers"][name])
         return nnx.State({"teachers": loaded})
 
-    return Frozen(abstract, load, lambda state, batch: call(nnx.merge(graph, state, copy=True), batch["image"]))
+    def features(state, batch):
+        return call(nnx.merge(graph, state, copy=True), levels.normalised(batch))
+
+    return Frozen(abstract, load, features)
 
 
 def teachers_dtype(config: ConfigDict) -> str:

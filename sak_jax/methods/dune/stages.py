@@ -12,6 +12,7 @@ from sak_jax.methods.dune import build, optim, start
 from sak_jax.methods.dune.losses import distillation_loss
 from sak_jax.methods.dune.student import Student
 from sak_jax.methods.foundation.start import trainable
+from sak_jax.nn import levels
 
 
 def stages(config: ConfigDict) -> tuple[Stage, ...]:
@@ -35,7 +36,7 @@ def distill_stage(config: ConfigDict) -> Stage:
     teachers = len(frozen.abstract["teachers"])
 
     def loss(student: Student, features, part: Part):
-        batch = part.batch["image"]
+        batch = levels.normalised(part.batch)
         total, logs, moved = distillation_loss(
             following,
             student(batch),

@@ -12,6 +12,7 @@ from sak_jax.methods.distillation import dropping, images, keys, state, statisti
 from sak_jax.methods.distillation.schedule import warmup_cosine
 from sak_jax.methods.sak import build, losses, start
 from sak_jax.methods.sak.student import Student
+from sak_jax.nn import levels
 
 
 def stages(config: ConfigDict) -> tuple[Stage, ...]:
@@ -37,7 +38,7 @@ def distill_stage(config: ConfigDict, frozen: Frozen) -> Stage:
     )
 
     def loss(student: Student, features, part: Part):
-        outputs = student(part.batch["image"], train=True, rngs=nnx.Rngs(noise=part.key))
+        outputs = student(levels.normalised(part.batch), train=True, rngs=nnx.Rngs(noise=part.key))
         total, teachers = compare(student, outputs, features, part)
         return part.share * total, {k: part.share * value for k, value in ({"distill": total} | teachers).items()}
 

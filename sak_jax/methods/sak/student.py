@@ -194,22 +194,23 @@ class Student(nnx.Module):
     def _tap(self, carry, level, *, outputs):
         """The aligned features `{teacher: [b, n, d]}`, and each task's mixed tokens and routing weights."""
         prefix = self.config.stem.prefix
+        norms, aligners, own_routers = placement.whole((level["norms"], level["aligners"], level["routers"]))
         stem, *residuals = (x[:, prefix:] for x in (carry[0], *carry[1]))
-        features = [layers.take(level["norms"], index)(x) for index, x in enumerate(residuals)]
+        features = [layers.take(norms, index)(x) for index, x in enumerate(residuals)]
         aligned, mixed, routing = {}, {}, {}
         if "aligned" in outputs:
             for (name, _), feature in zip(self.config.teachers, features, strict=True):
-                aligner = level["aligners"].get(name)
+                aligner = aligners.get(name)
                 aligned[name] = feature if aligner is None else aligner(feature)
         experts, noise = [stem, *features], None
         if level["key"] is not None:
             noise = jax.random.normal(level["key"], (len(self.config.tasks), *stem.shape[:2], len(experts)))
         for index, (task, _) in enumerate(self.config.tasks):
-            if level["routers"] is None:
+            if own_routers is None:
                 if "predictions" in outputs:
                     mixed[task] = sum(experts)
                 continue
-            weights = layers.take(level["routers"], index)(stem, None if noise is None else noise[index])
+            weights = layers.take(own_routers, index)(stem, None if noise is None else noise[index])
             if "predictions" in outputs:
                 mixed[task] = routers.mix(weights, experts)
             if "routing" in outputs:

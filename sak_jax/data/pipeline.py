@@ -52,9 +52,7 @@ class Batches(grain.DatasetIterator):
       images: samples of the source.
     """
 
-    def __init__(
-        self, samples: grain.MapDataset, share: Share, images: int, threads: int, workers: int, prefetch: int
-    ):
+    def __init__(self, samples: grain.MapDataset, share: Share, images: int, threads: int, workers: int, prefetch: int):
         super().__init__()
         self.images = images
         self._samples = samples

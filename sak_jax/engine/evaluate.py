@@ -74,7 +74,6 @@ class Evaluator:
             for part, value in metric.result(totals[name]).items()
         }
 
-
     def _add(self, totals: dict[str, dict[str, np.ndarray]], batch: Batch, sums: dict, predictions: dict) -> None:
         """Adds a batch's sums to `totals`, those of the metrics on the host among them."""
         metrics = self.evaluation.metrics

@@ -92,6 +92,24 @@ def shardings(abstract, mesh: Mesh, table: Mapping[str, tuple] | None = None):
     return jax.tree_util.tree_map_with_path(place, abstract)
 
 
+def check_shared(placed, mesh: Mesh) -> None:
+    """Makes sure that `fsdp` shares something.
+
+    Args:
+      placed: a tree of parameters, or of shapes that say where they lie.
+      mesh: the devices.
+
+    Raises:
+      UserError: no large parameter has an axis that it divides.
+    """
+    large = [leaf for leaf in jax.tree.leaves(placed) if leaf.size >= SMALLEST_SHARDED]
+    if mesh.shape["fsdp"] > 1 and large and not any("fsdp" in leaf.sharding.spec for leaf in large):
+        raise UserError(
+            f"config.mesh.fsdp is {mesh.shape['fsdp']}, which divides no axis of any large parameter, so that every "
+            "device would hold all of them: set it to a power of two that divides the devices, or to 1"
+        )
+
+
 def path_name(path: tuple) -> str:
     """`stem/blocks/mlp/up/kernel` of a path in a tree."""
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)

@@ -60,6 +60,9 @@ def plan(stage: Stage, mesh: Mesh, table: Mapping[str, tuple] | None = None) -> 
       stage: the stage.
       mesh: the devices; those of a machine one does not have will do.
       table: where parameters lie, see `mesh.shardings`.
+
+    Raises:
+      UserError: parameters cannot lie so, or `fsdp` shares none of them.
     """
     abstract = jax.eval_shape(partial(_create, stage), jax.ShapeDtypeStruct((), jnp.uint32))
     model = nnx.graphdef(nnx.eval_shape(lambda: stage.create(nnx.Rngs(0))))
@@ -68,7 +71,9 @@ def plan(stage: Stage, mesh: Mesh, table: Mapping[str, tuple] | None = None) -> 
         frozen = placed(stage.frozen.abstract, meshes.shardings(stage.frozen.abstract, mesh, table))
     rows = meshes.batch_sharding(mesh)
     batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in stage.inputs.items()}
-    return Plan(stage, mesh, model, placed(abstract, meshes.shardings(abstract, mesh, table)), frozen, batch)
+    state = placed(abstract, meshes.shardings(abstract, mesh, table))
+    meshes.check_shared((state.params, state.frozen), mesh)
+    return Plan(stage, mesh, model, state, frozen, batch)
 
 
 def placed(abstract, where):

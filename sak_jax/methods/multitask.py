@@ -136,9 +136,7 @@ def open_evaluation(config: ConfigDict, selected: tuple[tasks.Task, ...]) -> Eva
     boundary = recipe.ordered(config.boundary)
     options = {"odsF": boundary | {"workers": boundary["workers"] or None}}
     return Evaluation(
-        batches=lambda: pipeline.evaluation_batches(
-            source, transform, config.eval_batch_size, **reading(settings)
-        ),
+        batches=lambda: pipeline.evaluation_batches(source, transform, config.eval_batch_size, **reading(settings)),
         images=len(source),
         skipped=len(getattr(source, "skipped", ())),
         metrics={task.name: tasks.metric(task, **options.get(task.metric, {})) for task in selected},

@@ -1,9 +1,10 @@
 import json
+import threading
 
 import numpy as np
 import pytest
 
-from sak_jax.data import pipeline, transforms
+from sak_jax.data import pipeline, transforms, workers
 from sak_jax.errors import UserError
 
 TRANSFORM = transforms.multitask_transform((24, 32), ("semseg", "depth"))
@@ -153,3 +154,29 @@ def test_mistakes_are_named():
         pipeline.train_batches(Numbers(0), number, 4, seed=0)
     with pytest.raises(UserError, match="batch_size 3 must be a positive multiple of the 2 processes"):
         pipeline.train_batches(Numbers(5), number, 3, seed=0, process_count=2)
+
+
+class Meeting(Numbers):
+    """Samples that can only be read four at once."""
+
+    def __init__(self, length):
+        super().__init__(length)
+        self.meeting = threading.Barrier(4, timeout=60)
+
+    def __getitem__(self, index):
+        self.meeting.wait()
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("threads", [4, 0])
+def test_the_samples_of_one_batch_are_read_at_once_by_as_many_threads_as_there_are_processors(threads, monkeypatch):
+    monkeypatch.setattr(workers, "cpus", lambda: 4)
+    batches = pipeline.train_batches(Meeting(8), number, 4, seed=0, threads=threads, prefetch=1)
+    assert len(set(next(batches)["number"])) == 4
+    batches.close()
+
+
+def test_batches_are_small():
+    batches = pipeline.train_batches(Numbers(4), transforms.distill_transform((24, 32)), 4, seed=0)
+    assert sum(value.nbytes for value in next(batches).values()) == 4 * 24 * 32 * 3
+    batches.close()

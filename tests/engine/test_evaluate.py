@@ -75,6 +75,22 @@ def test_skipped_samples_are_counted(tmp_path):
     assert scores["edge/odsF"] > 0
 
 
+def test_a_batch_is_scored_while_the_next_one_is_computed_and_processes_stay_until_the_end(monkeypatch):
+    _, evaluator = evaluate(config())
+    metric, compute = evaluator.evaluation.metrics["edge"], evaluator._step
+    score, close, told = metric.batch, metric.close, []
+    monkeypatch.setattr(metric, "batch", lambda *given: (told.append("score"), score(*given))[1])
+    monkeypatch.setattr(metric, "close", lambda: (told.append("close"), close())[1])
+    monkeypatch.setattr(evaluator, "_step", lambda *given: (told.append("compute"), compute(*given))[1])
+    mesh = meshes.make_mesh(-1, 1)
+    create = lambda: nnx.state(method.student(config(), "multitask", nnx.Rngs(0)))  # noqa: E731
+    model = jax.jit(create, out_shardings=meshes.replicated(mesh))()
+    evaluator(model)
+    assert told == ["compute", "compute", "score", "score"]  # Eleven images, eight at a time.
+    evaluator.close()
+    assert told[-1] == "close"
+
+
 def test_a_task_without_truth_has_no_score_and_no_delta(tmp_path):
     layouts.write_nyud(tmp_path / "nyud", 1, 1, size=(24, 32))
     for path in (tmp_path / "nyud" / "edge").glob("*.png"):

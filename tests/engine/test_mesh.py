@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from sak_jax import recipe
+from sak_jax import main, recipe
+from sak_jax.engine import hosts
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine import state as states
 from sak_jax.errors import UserError
@@ -72,9 +73,27 @@ def test_large_arrays_are_sharded_along_their_longest_axis(shape, spec):
     assert placed.spec == PartitionSpec(*spec)
 
 
-def test_a_mesh_that_does_not_fit_the_devices_is_refused():
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(tmp_path, capsys, monkeypatch):
     with pytest.raises(UserError, match="mesh"):
         meshes.make_mesh(3, 2)
+    monkeypatch.setattr(hosts, "join", lambda: None)  # JAX runs already.
+    assert main.main([f"--config={runs.TINY}", f"--workdir={tmp_path}", "--config.mesh.fsdp=3"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: config.mesh: data 0 x fsdp 3 is not the 1 devices") and error.count("\n") == 1
+
+
+def test_fsdp_that_divides_nothing_is_refused():
+    tree = {"kernel": jax.ShapeDtypeStruct((384, 1536), jnp.float32), "bias": jax.ShapeDtypeStruct((35,), jnp.float32)}
+
+    def check(fsdp, tree):
+        mesh = AbstractMesh((1, fsdp), ("data", "fsdp"))
+        meshes.check_shared(states.placed(tree, meshes.shardings(tree, mesh)), mesh)
+
+    with pytest.raises(UserError, match="config.mesh.fsdp is 5, which divides no axis"):
+        check(5, tree)
+    check(4, tree)
+    check(1, tree)
+    check(5, {"bias": tree["bias"]})  # There is nothing to share.
 
 
 def take_two_steps():

@@ -7,8 +7,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
+from sak_jax.data import pipeline
+from sak_jax.data.rooms import layouts
 from sak_jax.engine import lock
 from tests import runs
 
@@ -39,8 +42,8 @@ def environments():
     return [common | {"JAX_PROCESS_ID": str(index)} for index in range(2)]
 
 
-def ended(processes, status):
-    outputs = [process.communicate(timeout=300) for process in processes]
+def ended(processes, status, seconds=300):
+    outputs = [process.communicate(timeout=seconds) for process in processes]
     for process, (_, stderr) in zip(processes, outputs, strict=True):
         assert process.returncode == status, stderr
     return outputs
@@ -83,15 +86,33 @@ def values(workdir):
     return [(line["split"], line["step"], line["values"]) for line in runs.lines(workdir)]
 
 
-def test_two_processes_are_one_run_and_stop_together(tmp_path):
-    together, alone = tmp_path / "two", tmp_path / "one"
-    processes = start_two(f"--workdir={together}", *ARGUMENTS)
-    log, deadline = together / "metrics.jsonl", time.monotonic() + 300
-    while time.monotonic() < deadline and not (log.exists() and '"multitask"' in log.read_text()):
+def wait_for(log, text, seconds=300):
+    """Until a log has a text."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not (log.exists() and text in log.read_text()):
         time.sleep(0.02)
+    assert text in log.read_text()
+
+
+def test_two_processes_are_one_run_stop_together_and_go_on_after_one_was_killed(tmp_path):
+    together, alone = tmp_path / "two", tmp_path / "one"
+    log = together / "metrics.jsonl"
+    processes = start_two(f"--workdir={together}", *ARGUMENTS)
+    wait_for(log, '"multitask"')
+    processes[1].kill()
+    processes[1].communicate()
+    # The other one ends in its own time, by JAX's; what starts processes ends them all, as here.
+    processes[0].kill()
+    processes[0].communicate()
+
+    processes = start_two(f"--workdir={together}", *ARGUMENTS)
+    wait_for(log, '"step": 2, "split": "multitask"')
     os.kill(processes[1].pid, signal.SIGTERM)
+    steps = set()
     for _, stderr in ended(processes, 1):
         assert "stopped at step" in stderr and "Traceback" not in stderr
+        steps.add(stderr.split("stopped at step ")[1].split()[0])
+    assert len(steps) == 1 and (together / "checkpoints" / "multitask" / steps.pop()).exists()
 
     (first, _), (second, _) = ended(start_two(f"--workdir={together}", *ARGUMENTS), 0)
     assert "depth/RMSE" in first and "depth/RMSE" not in second  # One of them speaks.
@@ -104,3 +125,36 @@ def test_two_processes_are_one_run_and_stop_together(tmp_path):
         # Boundaries are scored on quantised predictions, of which rounding moves some by a level.
         assert mine == pytest.approx(theirs, rel=1e-2 if split == "val" else 1e-3)
     assert (together / "report/index.html").exists()
+
+
+def numbers_in_order(length, count):
+    """The numbers of the first samples that training sees, of a set of so many."""
+    batches = pipeline.train_batches(range(length), lambda number, rng: {"number": np.array(number)}, 1, seed=0)
+    found = [int(next(batches)["number"][0]) for _ in range(count)]
+    batches.close()
+    return found
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_image_that_is_damaged_for_one_process_ends_both_with_one_line(tmp_path, split):
+    layouts.write_nyud(tmp_path / "nyud", 24, 8, size=(24, 32))
+    # Of the second global batch of eight the second process has the last four rows; of the first to be scored as well.
+    damaged = numbers_in_order(24, 14)[-1] if split == "train" else 24 + 5
+    file = tmp_path / "nyud" / "images" / f"{damaged + 1:04d}.png"
+    file.write_bytes(file.read_bytes()[:-200])
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from tests.recipes import tiny\n"
+        "def get_config(text=''):\n"
+        "    config = tiny.get_config('method=multitask')\n"
+        f"    config.data = {{'name': 'nyud', 'root': {str(tmp_path / 'nyud')!r}}}\n"
+        "    config.tasks.semseg.channels = 40\n"
+        "    config.multitask.steps, config.multitask.eval_every = 3, 0\n"
+        "    return config\n"
+    )
+    processes = [runs.start(f"--workdir={tmp_path / 'run'}", config=recipe, env=env) for env in environments()]
+    for _, stderr in ended(processes, 2):
+        (line,) = [line for line in stderr.splitlines() if line.startswith("error: ")]
+        assert "process 1" in line and file.name in line and "Traceback" not in stderr
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints" / "multitask").glob("[0-9]*"))
+    assert kept == ([] if split == "train" else ["3"])  # Nothing is kept of what was trained without it.

@@ -30,9 +30,7 @@ def open_batches(config: ConfigDict, transform: Transform) -> pipeline.Batches:
         source = mixture.sources(opened, groups, balance=config.distill.mix.balance)
     else:
         source = data.create_source(settings, "train", (), tuple(config.image_size))
-    return pipeline.train_batches(
-        source, transform, config.batch_size, config.seed, **multitask.reading(settings)
-    )
+    return pipeline.train_batches(source, transform, config.batch_size, config.seed, **multitask.reading(settings))
 
 
 def open_sets(rows: dict[str, dict], image_size: tuple[int, int], *, leave_out: bool) -> dict[str, Source]:

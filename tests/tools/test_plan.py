@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 
@@ -14,9 +13,15 @@ from tools import plan
 TINY = f"--config={runs.TINY}"
 
 
-def run(*arguments):
+def start(*arguments):
     command = [sys.executable, "tools/plan.py", TINY, *map(str, arguments)]
-    return subprocess.run(command, cwd=runs.ROOT, env=os.environ.copy(), capture_output=True, text=True, timeout=600)
+    return subprocess.Popen(command, cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(*arguments):
+    process = start(*arguments)
+    stdout, stderr = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def test_simulated_devices(tmp_path):
@@ -37,16 +42,20 @@ def test_simulated_devices(tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
-def test_a_tpu_slice(tmp_path):
-    file = tmp_path / "plan.json"
-    done = run("--topology=v5e:2x2", "--stage=distill", "--batch_per_device=4", f"--output={file}")
-    assert done.returncode == 0, done.stderr
+def test_a_tpu_slice_by_two_plans_at_once(tmp_path):
+    files = [tmp_path / f"{index}.json" for index in range(2)]
+    options = ("--topology=v5e:2x2", "--stage=distill", "--batch_per_device=4")
+    both = [start(*options, f"--output={file}") for file in files]
+    for process in both:
+        stdout, stderr = process.communicate(timeout=600)
+        assert process.returncode == 0 and stderr == "", stderr  # Neither found the compiler taken by the other.
+        assert "images/s, bound by" in stdout
+    file = files[1]
     found = json.loads(file.read_text())["stages"]["distill"]
     assert (found["devices"], found["batch"], found["steps"]) == (4, 16, 6)  # As many images as 12 steps of 8 see.
     assert found["fits"] and 0 < found["peak"] < found["memory"]
     assert found["step_seconds"] == max(found["seconds"].values()) > 0
     assert found["chip_hours"] == pytest.approx(4 * 6 * found["step_seconds"] / 3600)
-    assert "images/s, bound by" in done.stdout and done.stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What the published recipes' steps exchange, compiled for eight simulated devices: parameters alone, nothing else.
 
-`tests/golden/collectives_*.json` keep it, so that a change shows in a diff; it is that of one version's compiler for CPUs.
-Written anew by `UPDATE_GOLDEN=1 python -m pytest tests/engine/test_collectives.py`.
+`tests/golden/collectives_*.json` keep it as one compiler for CPUs has it, so that a change shows in a diff.
+`UPDATE_GOLDEN=1 python -m pytest tests/engine/test_collectives.py` writes the files again.
 """
 
 import json

@@ -138,15 +138,18 @@ def random_batch(config, stage: Stage) -> dict[str, np.ndarray]:
     """Images and labels of the stage's shapes: this process's part."""
     rng, size = np.random.default_rng(0), tuple(config.image_size)
     rows = config.batch_size // jax.process_count()
-    batch = {}
+    batch = {"size": np.tile(np.array(size, np.int32), (rows, 1))} if "size" in stage.inputs else {}
     for task in tasks.select(recipe.ordered(config.tasks)):
         if task.name in stage.inputs:
             batch[task.name] = np.stack([tasks.kind_of(task).random_label(task, size, rng) for _ in range(rows)])
     for name, given in stage.inputs.items():
         if name not in batch:
             shape = rows, *given.shape[1:]
-            whole = np.issubdtype(given.dtype, np.integer)
-            batch[name] = np.zeros(shape, given.dtype) if whole else rng.standard_normal(shape, np.float32)
+            if given.dtype == np.uint8:
+                batch[name] = rng.integers(0, 256, shape, np.uint8)
+            else:
+                whole = np.issubdtype(given.dtype, np.integer)
+                batch[name] = np.zeros(shape, given.dtype) if whole else rng.standard_normal(shape, np.float32)
     return batch
 
 

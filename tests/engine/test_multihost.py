@@ -42,7 +42,7 @@ def environments():
     return [common | {"JAX_PROCESS_ID": str(index)} for index in range(2)]
 
 
-def ended(processes, status, seconds=300):
+def ended(processes, status, seconds=600):
     outputs = [process.communicate(timeout=seconds) for process in processes]
     for process, (_, stderr) in zip(processes, outputs, strict=True):
         assert process.returncode == status, stderr
@@ -86,7 +86,7 @@ def values(workdir):
     return [(line["split"], line["step"], line["values"]) for line in runs.lines(workdir)]
 
 
-def wait_for(log, text, seconds=300):
+def wait_for(log, text, seconds=600):
     """Until a log has a text."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not (log.exists() and text in log.read_text()):

@@ -27,6 +27,7 @@ COMMANDS = {
     "latency": ("latency", "milliseconds a prediction takes: our own call, StableHLO, ONNX Runtime"),
     "benchmark-data": ("benchmark_data", "throughput of the input pipeline"),
     "compare": ("compare", "methods against each other over several seeds"),
+    "study": ("study", "what each part of the method is worth, over several seeds"),
     "write-rooms": ("write_rooms", "the embedded data set as files of another"),
 }
 """By name: the module, in the package or among the tools, and what it is for."""

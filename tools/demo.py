@@ -72,26 +72,29 @@ def build(student) -> Any:
         try:
             slides, gallery, routing = show(student, picture)
         except UserError as error:
-            raise gradio.Error(escape(str(error))) from error  # What a toast is given, it takes for HTML.
+            words = str(error).replace(picture, os.path.basename(picture))
+            raise gradio.Error(escape(words), print_exception=False) from error  # A toast takes its words for HTML.
         return slides[task], gallery, routing, slides
 
     with gradio.Blocks(title="sak_jax", analytics_enabled=False) as page:
         slides = gradio.State({})
         with gradio.Row():
-            picture = gradio.Image(
-                str(hub.SCENE),
-                label="Picture",
-                type="filepath",
-                image_mode=None,  # As it is: `sak_jax.pictures` reads it.
-                sources=["upload", "clipboard"],
-                elem_id="picture",
-            )
             with gradio.Column():
-                task = gradio.Radio([(name, name) for name in names], value=names[0], label="Task", elem_id="task")
-                slider = gradio.ImageSlider(
-                    label="Picture and prediction", format="png", interactive=False, elem_id="slider"
+                picture = gradio.Image(
+                    str(hub.SCENE),
+                    label="Picture",
+                    sources=["upload", "clipboard"],
+                    elem_id="picture",
                 )
-        gallery = gradio.Gallery(label="Every task", format="png", columns=3, object_fit="contain", elem_id="gallery")
+                # The file as it is, which `sak_jax.pictures` reads by rules of its own, and complains of in one line.
+                picture.preprocess = lambda given: None if given is None else given.path
+                task = gradio.Radio([(name, name) for name in names], value=names[0], label="Task", elem_id="task")
+            slider = gradio.ImageSlider(
+                label="Picture and prediction", format="png", interactive=False, elem_id="slider"
+            )
+        gallery = gradio.Gallery(
+            label="Every task", format="png", columns=3, height="auto", object_fit="contain", elem_id="gallery"
+        )
         routing = gradio.HTML(elem_id="routing")
         given = {"inputs": [picture, task], "outputs": [slider, gallery, routing, slides]}
         picture.change(predict, **given, show_progress="minimal", api_visibility="private")

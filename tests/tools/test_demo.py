@@ -15,7 +15,7 @@ from tools import demo
 
 gradio = pytest.importorskip("gradio", reason="needs gradio: pip install 'sak_jax[demo]'")
 
-EVIL = "<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\">"
+EVIL = "<img src=x onerror=\"document['title']='pwned'\"><script>document['title']='pwned'"
 WAIT = 120
 
 
@@ -85,7 +85,8 @@ def show(tmp_path, monkeypatch):
     yield open_page
     for context, driver, address in opened:
         asked = browser.requests(driver)
-        complaints = browser.complaints(driver)
+        # Gradio itself says "Method not implemented." when a picture is removed.
+        complaints = [words for words in browser.complaints(driver) if "Method not implemented." not in words]
         context.__exit__(None, None, None)
         foreign = {url for url in asked if not url.startswith((address, "chrome:", "blob:" + address))}
         assert not foreign and not complaints
@@ -100,7 +101,7 @@ def test_a_dropped_picture_is_predicted(show, tmp_path):
     before = until(lambda: sources(driver, "#gallery"))  # Of the picture that comes with the package.
     assert len(before) == 2 and {label.text for label in many(driver, "#task label")} == {"semseg", "depth"}
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 30, 3), np.uint8)).save(tmp_path / "mine.png")
-    one(driver, "#picture button[aria-label='Clear'], #picture button[title='Clear'], #picture .clear").click()
+    one(driver, "#picture button[aria-label='Remove Image']").click()
     field = until(lambda: many(driver, "#picture input[type=file]"))[0]
     field.send_keys(str(tmp_path / "mine.png"))
     after = until(lambda: (found := sources(driver, "#gallery")) and not set(found) & set(before) and found)
@@ -134,9 +135,10 @@ def test_what_is_no_picture_is_told(show, tmp_path):
     until(lambda: sources(driver, "#gallery"))
     assert one(driver, "#routing").text == "This student has no routers."
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
-    one(driver, "#picture button[aria-label='Clear'], #picture button[title='Clear'], #picture .clear").click()
+    one(driver, "#picture button[aria-label='Remove Image']").click()
     until(lambda: many(driver, "#picture input[type=file]"))[0].send_keys(str(tmp_path / "broken.png"))
-    assert "broken.png" in until(lambda: " ".join(toast.text for toast in many(driver, ".toast-body")))
+    words = until(lambda: " ".join(toast.text for toast in many(driver, ".toast-body")))
+    assert "broken.png: is not a whole PNG or JPEG file" in words and "/tmp" not in words
 
 
 def test_a_student_without_tasks_is_refused():

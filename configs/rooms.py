@@ -7,6 +7,7 @@ Baselines: `--config=configs/rooms.py:method=multitask` (nothing distilled), `:m
 """
 
 from sak_jax import recipe
+from sak_jax.data.rooms import furniture
 from sak_jax.methods.sak import recipes
 
 
@@ -17,7 +18,7 @@ def get_config(text: str = ""):
     config.image_size = (72, 96)
     config.batch_size = 8
     config.tasks = {
-        "semseg": {"channels": 14},
+        "semseg": {"channels": len(furniture.CLASSES), "names": list(furniture.CLASSES)},
         "depth": {},
         "normals": {},
         "edge": {},

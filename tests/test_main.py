@@ -5,13 +5,13 @@ import logging
 import os
 import subprocess
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import sak_jax
 from sak_jax import main, methods
 from sak_jax import run as runner
-from sak_jax.nn.resize import resize_bilinear
 from sak_jax.teachers import registry
 from tests import runs
 
@@ -62,12 +62,10 @@ def test_the_report_compares_the_features_with_the_teachers(workdir):
     assert all(list(picture["features"]) == shown for picture in kept["pictures"])
     student = sak_jax.load(workdir)
     evaluation = methods.get("sak").stages(student.config)[-1].evaluation()
-    images = np.stack([evaluation.sample(index)["image"] for index in range(evaluation.images)])
+    images = jnp.stack([evaluation.sample(index)["image"] for index in range(evaluation.images)])
     teacher, view = registry.load("rooms_scene", image_size=images.shape[1:3])
-    ours, theirs = (
-        np.asarray(resize_bilinear(maps[-1], (4, 4)))
-        for maps in (student(images).aligned["scene"], view.select(teacher(view(images)), images.shape[1:3]))
-    )
+    ours = np.asarray(student(images).aligned["scene"][-1])
+    theirs = np.asarray(view.select(teacher(view(images)), images.shape[1:3])[-1])
     norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
     assert kept["fidelity"]["scene"][-1] == pytest.approx(float(((ours * theirs).sum(-1) / norms).mean()), abs=1e-4)
 

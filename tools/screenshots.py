@@ -4,8 +4,8 @@
         [--quality=80] [--checkpoint=DIR]
 
 Writes `PART-light.webp` and `PART-dark.webp` for each part of the page, and with --checkpoint, a student as
-`sak_jax.load` takes it, `demo-light.webp` and `demo-dark.webp`; then REPORT.html may be left out. Needs Chromium and its
-driver (`apt-get install chromium chromium-driver`) and `pip install selenium`, for the demo `'sak_jax[demo]'` too.
+`sak_jax.load` takes it, `demo-light.webp` and `demo-dark.webp`; then REPORT.html may be left out. Needs Chromium and
+its driver (`apt-get install chromium chromium-driver`) and `pip install selenium`, for the demo `'sak_jax[demo]'` too.
 """
 
 import base64

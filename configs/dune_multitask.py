@@ -7,16 +7,28 @@ Arguments: `data=nyud|pascal_context`, `encoder=frozen|finetuned`, `stem=base`. 
 """
 
 from sak_jax import recipe
+from sak_jax.data.sets import nyud, pascal_context
 from sak_jax.errors import UserError
 
 DATA = {
     "nyud": {
-        "tasks": {"semseg": {"channels": 40}, "normals": {}, "edge": {}, "depth": {}},
+        "tasks": {
+            "semseg": {"channels": nyud.CLASSES, "names": list(nyud.NAMES)},
+            "normals": {},
+            "edge": {},
+            "depth": {},
+        },
         "image_size": (448, 560),  # Whole patches of 14, and room for the pictures of 425 x 560.
         "boundary": {"max_distance": 0.011, "truth": "label_map"},
     },
     "pascal_context": {
-        "tasks": {"semseg": {"channels": 21}, "human_parts": {}, "normals": {}, "edge": {}, "sal": {}},
+        "tasks": {
+            "semseg": {"channels": pascal_context.CLASSES, "names": list(pascal_context.NAMES)},
+            "human_parts": {"names": list(pascal_context.PART_NAMES)},
+            "normals": {},
+            "edge": {},
+            "sal": {},
+        },
         "image_size": (504, 504),
         "boundary": {"max_distance": 0.0075, "truth": "boundary"},
     },

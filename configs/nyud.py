@@ -13,9 +13,10 @@ give a foundation model the student's heads (`stem` picks the single-task scores
 docs/data.md. To try it without weights: `--config.teachers.random=True`. 4 images a step over all devices.
 """
 
+from sak_jax.data.sets import nyud
 from sak_jax.methods.sak import recipes
 
-TASKS = {"semseg": {"channels": 40}, "normals": {}, "edge": {}, "depth": {}}
+TASKS = {"semseg": {"channels": nyud.CLASSES, "names": list(nyud.NAMES)}, "normals": {}, "edge": {}, "depth": {}}
 _KEYS = ("semseg/mIoU", "depth/RMSE", "normals/mErr", "edge/odsF", "delta_m")
 
 SINGLE_TASK = {

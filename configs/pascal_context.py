@@ -5,9 +5,16 @@ python -m sak_jax.main --config=configs/pascal_context.py --config.data.root=DIR
 Arguments, starts and baselines are those of `configs/nyud.py`; for the data see docs/data.md.
 """
 
+from sak_jax.data.sets import pascal_context
 from sak_jax.methods.sak import recipes
 
-TASKS = {"semseg": {"channels": 21}, "human_parts": {}, "normals": {}, "edge": {}, "sal": {}}
+TASKS = {
+    "semseg": {"channels": pascal_context.CLASSES, "names": list(pascal_context.NAMES)},
+    "human_parts": {"names": list(pascal_context.PART_NAMES)},
+    "normals": {},
+    "edge": {},
+    "sal": {},
+}
 _KEYS = ("semseg/mIoU", "human_parts/mIoU", "sal/maxF", "normals/mErr", "edge/odsF", "delta_m")
 
 SINGLE_TASK = {

@@ -2,21 +2,23 @@
 
 python -m sak_jax.main --config=configs/rooms.py
 
-Baselines: `--config=configs/rooms.py:method=multitask` (nothing distilled), `:method=single-semseg` (one task).
+Baselines: `--config=configs/rooms.py:method=multitask` (nothing distilled), `:method=single-semseg` (one task);
+`:committee=scene` or `scene+geometry` has these teachers alone.
 """
 
 from sak_jax import recipe
+from sak_jax.data.rooms import furniture
 from sak_jax.methods.sak import recipes
 
 
 def get_config(text: str = ""):
-    """The recipe; `method` is sak, multitask or single-TASK."""
-    chosen = recipe.arguments(text, method="sak")
+    """The recipe; `method` is sak, multitask or single-TASK, `committee` names teachers, all of them by default."""
+    chosen = recipe.arguments(text, method="sak", committee="+".join(recipes.ROOMS_COMMITTEE))
     config = recipe.base()
     config.image_size = (72, 96)
     config.batch_size = 8
     config.tasks = {
-        "semseg": {"channels": 14},
+        "semseg": {"channels": len(furniture.CLASSES), "names": list(furniture.CLASSES)},
         "depth": {},
         "normals": {},
         "edge": {},
@@ -32,7 +34,7 @@ def get_config(text: str = ""):
     }
     config.model.stem = "tiny"
     config.model.stem_init = "rooms"
-    config.teachers.update(recipes.ROOMS_COMMITTEE)
+    config.teachers.update(recipes.rooms_committee(chosen["committee"]))
     config.distill.steps = 300
     config.distill.lr = 2.5e-3
     config.distill.warmup_steps = 20

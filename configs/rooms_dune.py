@@ -10,6 +10,7 @@ Images, steps of both stages and tasks are those of `configs/rooms.py`, and the 
 """
 
 from sak_jax import recipe
+from sak_jax.data.rooms import furniture
 from sak_jax.errors import UserError
 
 ASSIGNMENTS = ("full", "own", "own+generic")
@@ -40,7 +41,13 @@ def get_config(text: str = ""):
     config = recipe.base("dune")
     config.image_size = (72, 96)
     config.batch_size = 8
-    config.tasks = {"semseg": {"channels": 14}, "depth": {}, "normals": {}, "edge": {}, "sal": {}}
+    config.tasks = {
+        "semseg": {"channels": len(furniture.CLASSES), "names": list(furniture.CLASSES)},
+        "depth": {},
+        "normals": {},
+        "edge": {},
+        "sal": {},
+    }
     # Means of three seeds of `configs/rooms.py:method=single-TASK` (tools/compare.py).
     config.baselines = {
         "semseg/mIoU": 17.09,

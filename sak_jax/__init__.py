@@ -4,7 +4,7 @@ import importlib
 
 _EXPORTS = {
     "build": "sak_jax.predict",
-    "load": "sak_jax.predict",
+    "load": "sak_jax.hub",
     "from_pretrained": "sak_jax.hub",
     "save_pretrained": "sak_jax.hub",
     "push_to_hub": "sak_jax.hub",

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": ("sak_jax.main", "train and evaluate a recipe"),
     "evaluate": ("sak_jax.main", "evaluate the newest checkpoint of a run"),
     "predict": ("predict", "pictures and videos to predictions"),
+    "demo": ("demo", "a page in the browser that predicts the pictures that are dropped on it"),
     "convert-teacher": ("convert_teacher", "weights of timm, Hugging Face or the authors to ours"),
     "list-teachers": ("list_teachers", "the registry of teachers"),
     "import": ("import_pytorch", "a published checkpoint to ours"),
@@ -23,8 +24,10 @@ COMMANDS = {
     "boundaries": ("evaluate_boundaries", "the boundary score of saved predictions"),
     "plan": ("plan", "a training step compiled for a pod that need not exist"),
     "benchmark": ("benchmark", "step time, images/s and memory of a recipe"),
+    "latency": ("latency", "milliseconds a prediction takes: our own call, StableHLO, ONNX Runtime"),
     "benchmark-data": ("benchmark_data", "throughput of the input pipeline"),
     "compare": ("compare", "methods against each other over several seeds"),
+    "study": ("study", "what each part of the method is worth, over several seeds"),
     "write-rooms": ("write_rooms", "the embedded data set as files of another"),
 }
 """By name: the module, in the package or among the tools, and what it is for."""

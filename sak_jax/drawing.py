@@ -31,7 +31,7 @@ def draw(result: Result, farthest: float | None = None) -> Picture:
     scale = (
         None if farthest is None or not isinstance(kind, Depth) else np.full(result.raw.shape[:2], farthest, np.float32)
     )
-    picture = _enlarged(kind.draw_prediction(task, result.raw, scale))
+    picture = enlarged(kind.draw_prediction(task, result.raw, scale))
     if isinstance(kind, Depth):
         return np.concatenate([picture, _bar(result, picture.shape[1], farthest or farthest_of(result))])
     if isinstance(kind, Classes) and "names" in kind.options:
@@ -46,7 +46,7 @@ def farthest_of(result: Result) -> float:
 
 def montage(picture: Picture, drawn: Mapping[str, Picture]) -> Picture:
     """The picture and what was drawn of each task, side by side in rows, with titles."""
-    cells = [("picture", _enlarged(picture)), *drawn.items()]
+    cells = [("picture", enlarged(picture)), *drawn.items()]
     columns = math.ceil(math.sqrt(len(cells)))
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     width = max(cell.shape[1] for _, cell in cells)
@@ -67,8 +67,9 @@ def draw_all(
     return drawn, montage(picture, drawn)
 
 
-def _enlarged(picture: Picture) -> Picture:
-    factor = -(-LEAST_WIDTH // picture.shape[1])
+def enlarged(picture: Picture, least: int = LEAST_WIDTH) -> Picture:
+    """A picture of at least this width, its pixels repeated."""
+    factor = -(-least // picture.shape[1])
     return picture if factor == 1 else np.kron(picture, np.ones((factor, factor, 1), np.uint8))
 
 

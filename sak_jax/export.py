@@ -14,10 +14,14 @@ from jax.extend import core
 
 from sak_jax import normalisation
 from sak_jax.errors import UserError
+from sak_jax.nn import placement
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
-_CALLS = ("jit", "pjit", "closed_call", "remat", "checkpoint", "custom_jvp_call", "custom_vjp_call")
+ANY = "any"
+"""The platform that is none: for `placement.compiling_for`, so that layers take the form that runs everywhere."""
+
+_CALLS = ("jit", "pjit", "closed_call", "remat", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
 
 
 def forward(module: nnx.Module, *, preprocess: bool = False) -> Callable[[jax.Array], dict[str, jax.Array]]:
@@ -60,8 +64,10 @@ def stablehlo(
       UserError: the model has no tasks.
     """
     predict = jax.jit(forward(module, preprocess=preprocess))
-    _tasks(predict, image_size, preprocess)
-    return bytes(jax.export.export(predict, platforms=platforms)(_images(image_size, preprocess)).serialize())
+    # For several platforms nothing may be chosen that one of them alone has, whatever this machine is.
+    with placement.compiling_for(platforms[0] if len(platforms) == 1 else ANY):
+        _tasks(predict, image_size, preprocess)
+        return bytes(jax.export.export(predict, platforms=platforms)(_images(image_size, preprocess)).serialize())
 
 
 def onnx(module: nnx.Module, image_size: tuple[int, int], *, preprocess: bool = False) -> bytes:
@@ -81,10 +87,11 @@ def onnx(module: nnx.Module, image_size: tuple[int, int], *, preprocess: bool = 
     import jax2onnx
 
     predict, images = forward(module, preprocess=preprocess), _images(image_size, preprocess)
-    tasks = _tasks(predict, image_size, preprocess)
+    with placement.compiling_for(ANY):
+        tasks = _tasks(predict, image_size, preprocess)
+        closed = jax.make_jaxpr(predict)(images)
     # Traced here, and handed over as plain primitives: the converter has its own ideas of what flax's layers are, which
     # don't go together with stacked ones.
-    closed = jax.make_jaxpr(predict)(images)
     size = sum(math.prod(np.shape(value)) * np.dtype(value.dtype).itemsize for value in closed.consts)
     if size > 2**31:
         raise UserError(f"the model has {size / 2**30:.1f} GiB of parameters, and an ONNX file holds 2: use .stablehlo")
@@ -137,6 +144,8 @@ def _bind(equation, inputs: Sequence[Any]) -> list[Any]:
     params = {name: np.dtype("float32") if _is_bfloat16(value) else value for name, value in equation.params.items()}
     if equation.primitive.name == "dot_general":
         return [_matrix_product(params, *inputs)]
+    if equation.primitive.name == "pad" and not any(map(any, params["padding_config"])):
+        return inputs[:1]
     outputs = equation.primitive.bind(*inputs, **params)
     return outputs if equation.primitive.multiple_results else [outputs]
 

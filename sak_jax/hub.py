@@ -31,31 +31,50 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _ABOUT = ("metrics", "delta_m", "steps", "seconds", "teachers_random", "command", "versions")
 
 
-def from_pretrained(name: str | os.PathLike, *, best: bool = False, revision: str | None = None) -> Predictor:
-    """A trained student, ready to predict, from wherever it is.
+def load(name: str | os.PathLike, *, best: bool = False, revision: str | None = None) -> Predictor:
+    """A trained student, ready to predict, from wherever it is; `print` shows what it is.
 
     Args:
-      name: a workdir, a checkpoint, or a folder that `save_pretrained` wrote (none of which needs a network); `rooms`,
-        which comes with the package; or a repository `owner/name` of the Hugging Face Hub.
+      name: a workdir, or one checkpoint in it; what `sak-jax import` made of a published file; a folder that
+        `save_pretrained` wrote; `rooms`, which comes with the package; or a repository `owner/name` of the Hugging Face
+        Hub. Only the last needs a network. A path that exists is taken before a name.
       best: of a workdir the checkpoint with the highest score, instead of the newest.
       revision: a branch, tag or commit of a repository.
 
+    Returns:
+      `student(images) -> Outputs` in evaluation mode, jitted; `student.predict(picture)`; `student.config` is the
+      recipe.
+
     Raises:
-      UserError: there is no such student, or it can't be read or fetched.
+      UserError: there is no such student, or it can't be read or fetched; best or revision of what has none.
     """
-    path = paths.given(name)
-    if (path / WEIGHTS).is_file():
-        return _read(path, os.fspath(name))
-    if path.exists():
+    path, text = paths.given(name), os.fspath(name)
+    shared = next((folder for folder in (path, BUNDLED / text) if (folder / WEIGHTS).is_file()), None)
+    local = path.exists() or shared is not None
+    if revision is not None and local:
+        raise UserError(f"{name} is no repository of the Hub, and revision is of these alone: leave it out")
+    if path.exists() and shared != path:
+        if not path.is_dir():
+            raise UserError(
+                f"{name} is a file, and a student is a folder, its recipe beside its weights: of a published file "
+                "`sak-jax import` makes one"
+            )
         return predict.load(path, best=best)
-    if (BUNDLED / os.fspath(name) / WEIGHTS).is_file():
-        return _read(BUNDLED / os.fspath(name), os.fspath(name))
-    if paths.is_remote(path) or not _REPOSITORY.fullmatch(os.fspath(name)):
+    if best:
+        raise UserError(f"{name} is no workdir, and best is of these alone: leave it out")
+    if shared is not None:
+        return _read(shared, text)
+    if paths.is_remote(path) or not _REPOSITORY.fullmatch(text):
         known = ", ".join(sorted(folder.name for folder in BUNDLED.iterdir() if folder.is_dir()))
         raise UserError(
-            f"{name} is no folder: give a workdir, a checkpoint, a repository owner/name, or one of {known}"
+            f"{name} is not there: give a workdir, a checkpoint, a folder of save_pretrained, a repository owner/name, "
+            f"or one of {known}"
         )
-    return _read(_fetch(os.fspath(name), revision), os.fspath(name))
+    return _read(_fetch(text, revision), text)
+
+
+from_pretrained = load
+"""The same, under the name that the field knows."""
 
 
 def save_pretrained(
@@ -69,7 +88,7 @@ def save_pretrained(
     """Writes a student as a folder that `from_pretrained` loads: weights, recipe, model card.
 
     Args:
-      student: a loaded one, or what `from_pretrained` takes.
+      student: a loaded one, or what `load` takes.
       folder: for `model.safetensors`, `config.json` and `README.md`.
       half: store the weights in float16, half as large; they are computed with in the recipe's precision all the same.
       force: replace files that are there.
@@ -84,7 +103,7 @@ def save_pretrained(
     folder = paths.given(folder)
     for file in (WEIGHTS, CONFIG, CARD):
         paths.check_output(folder / file, force=force)
-    student = student if isinstance(student, Predictor) else from_pretrained(student)
+    student = student if isinstance(student, Predictor) else load(student)
     weights = {key: np.asarray(value) for key, value in _weights(student).items()}
     if half:
         weights = {key: value.astype(np.float16) for key, value in weights.items()}

@@ -20,7 +20,7 @@ from sak_jax.methods.sak.student import Outputs
 
 
 def load(path: epath.PathLike, *, best: bool = False) -> "Predictor":
-    """A trained student, ready to predict.
+    """The student of a checkpoint; `sak_jax.load` finds those in other places too.
 
     Args:
       path: a workdir, or one checkpoint in it.
@@ -140,6 +140,16 @@ class Predictor:
         self._forward = jax.jit(lambda student, images: student(images))
         self._without_aligned = jax.jit(lambda student, images: dataclasses.replace(student(images), aligned={}))
 
+    def __repr__(self) -> str:
+        height, width = self.config.image_size
+        tasks = ", ".join(task.name for task in self.tasks) or "-"
+        size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.student, nnx.Param)))
+        return (
+            f"<student of {self.config.method}, stage {self.stage}: tasks {tasks}; "
+            f"experts {', '.join(self.experts)}; trained at {height} x {width}; {size / 1e6:.1f} M parameters; "
+            f"from {self.source or 'memory'}>"
+        )
+
     def __call__(self, images) -> Outputs:
         """Predictions, aligned features and routing.
 
@@ -161,6 +171,12 @@ class Predictor:
         """The tasks that the student predicts; none after a distillation."""
         predicted = getattr(self._shapes, "predictions", {})
         return tuple(task for task in tasks.select(recipe.ordered(self.config.tasks)) if task.name in predicted)
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """What a router chooses from, in its order: the stem, then each teacher's path."""
+        teachers = recipe.ordered(self.config.teachers).items()
+        return ("stem", *(name for name, settings in teachers if isinstance(settings, dict)))
 
     @functools.cached_property
     def _shapes(self) -> Any:

@@ -262,6 +262,8 @@ def _is_runtime(known: keys.Keys, path: str) -> bool:
     parts = path.split(".")
     if parts[:3] == ["distill", "mix", "sets"]:  # And each set of a mixture has them.
         path = ".".join(["data", *parts[4:]])
+    elif parts[0] == "tasks" and len(parts) == 3 and parts[2] in ("names", "palette"):
+        return True  # They say how classes are drawn, and nothing else.
     elif parts[0] in known and "data" in parts[1:-1]:  # A stage's own `data` has the keys of `data`.
         path = ".".join(parts[parts.index("data", 1) :])
     key = keys.find(known, path)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -9,7 +10,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 from etils import epath
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict
 from sak_jax import keys, methods, paths, recipe, tasks
 from sak_jax.engine import checkpoints, hosts, loggers, loop, preflight
 from sak_jax.engine import mesh as meshes
+from sak_jax.engine import state as states
 from sak_jax.engine.evaluate import Evaluator
 from sak_jax.engine.lock import locked
 from sak_jax.engine.stop import Stop
@@ -80,7 +82,7 @@ def run(config: ConfigDict, workdir: epath.Path, options: Options, stop: Stop, s
         resources.callback(trained.evaluator.close)
         scores = trained.scores or trained.evaluator(trained.model, stop)
         steps = sum(stage.steps for stage in stages[:-1]) + trained.step
-        report(config, workdir, options, trained, scores, steps, started)
+        report(config, workdir, options, trained, scores, steps, started, committee(config, stages, mesh))
 
 
 def settings(config: ConfigDict, workdir: epath.Path, mesh: jax.sharding.Mesh, stop: Stop) -> loop.Settings:
@@ -153,6 +155,28 @@ def restore(
     return loop.Trained(graph, state, int(folder.name), 0.0, evaluator)
 
 
+def committee(config: ConfigDict, stages: tuple, mesh: jax.sharding.Mesh):
+    """Images -> the teachers' maps that the student was to follow, for the report; loaded when it is first called.
+
+    None where there are no teachers, or where the student followed standardised features or single tokens instead of
+    maps; and with several processes, of which one alone writes the report.
+    """
+    stage = next((stage for stage in reversed(stages) if stage.frozen is not None), None)
+    if stage is None or jax.process_count() > 1 or _standardised(config):
+        return None
+    given = states.plan(stage, mesh, recipe.ordered(config.mesh.placement)).frozen
+    image = {"image": stage.inputs["image"]}
+    if not all(isinstance(maps, tuple) for maps in jax.eval_shape(stage.frozen.features, given, image).values()):
+        return None
+    load = functools.cache(lambda: stage.frozen.load(states.places(given)))
+    features = jax.jit(stage.frozen.features)
+    return lambda images: features(load(), {"image": images})
+
+
+def _standardised(config: ConfigDict) -> bool:
+    return recipe.ordered(config).get("distill", {}).get("standardise", "none") != "none"
+
+
 def report(
     config: ConfigDict,
     workdir: epath.Path,
@@ -161,6 +185,7 @@ def report(
     scores: Mapping[str, float],
     steps: int,
     started: float,
+    teachers: Callable | None,
 ) -> None:
     """Prints the table of scores, then writes the results and the report."""
     selected = tasks.select(recipe.ordered(config.tasks))
@@ -190,7 +215,7 @@ def report(
             workdir / ("results.json" if training else "evaluation.json"), json.dumps(results, indent=2) + "\n"
         )
         if training:
-            write_report(config, workdir, trained, nnx.merge(trained.graph, model), selected, better)
+            write_report(config, workdir, trained, nnx.merge(trained.graph, model), selected, better, teachers)
             print(f"report: {workdir / 'report' / 'index.html'}")
     except OSError as error:
         raise UserError(
@@ -206,6 +231,7 @@ def write_report(
     student: nnx.Module,
     selected: tuple[tasks.Task, ...],
     better: Mapping[str, bool],
+    teachers: Callable | None,
 ) -> None:
     """Writes `report/index.html`, `report/predictions.png` and what `tools/report.py` needs to write them again."""
     from sak_jax.report import figures, gather, page, record
@@ -219,7 +245,11 @@ def write_report(
     found.versions["device"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     found.higher_is_better = dict(better)
     found.experts = ["stem", *(name for name, row in recipe.ordered(config.teachers).items() if isinstance(row, dict))]
-    gather.gather(found, lambda images: forward(student, images), samples, selected)
+    stem = None
+    if hasattr(student, "stem"):
+        last = jax.jit(lambda student, images: student.stem(images)[-1])
+        stem = lambda images: last(student, images)  # noqa: E731
+    gather.gather(found, lambda images: forward(student, images), samples, selected, stem=stem, teachers=teachers)
     record.save(workdir, found)
     paths.write_bytes(workdir / "report" / "predictions.png", record.png(figures.montage(found.pictures[:4])))
     page.write(workdir / "report" / "index.html", [record.collect(workdir)])

@@ -101,6 +101,42 @@ def test_loops_are_written_out():
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
+def loops_of(jaxpr):
+    """The primitives of a traced function, and of all that it calls, that hold another program."""
+    found = set()
+    for equation in jaxpr.eqns:
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                found |= {equation.primitive.name} | loops_of(inner)
+    return found
+
+
+def test_calls_of_every_kind_are_written_out():
+    """Recomputed parts, gradients of one's own, and loops in them, as the student's attention has them."""
+
+    @jax.custom_vjp
+    def squares(x):
+        return jax.lax.map(lambda row: row * row, x)
+
+    squares.defvjp(lambda x: (squares(x), x), lambda x, gradient: (2 * x * gradient,))
+    both = jax.checkpoint(lambda x: jax.nn.relu(squares(x)))
+    x = jnp.asarray([[0.3, -0.2], [0.9, 2.0]])
+    traced = jax.make_jaxpr(both)(x)
+    assert "scan" in loops_of(traced.jaxpr)
+    written = export.unrolled(traced)
+    assert not loops_of(jax.make_jaxpr(written)(x).jaxpr)
+    np.testing.assert_allclose(written(x)[0], both(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["auto", "looped"])
+def test_nothing_of_a_student_stays_a_loop(attention):
+    model = student(f"--config.model.attention={attention}")
+    images = jnp.asarray(normalised(pictures(2)))
+    traced = jax.make_jaxpr(export.forward(model))(images)
+    assert loops_of(jax.make_jaxpr(export.unrolled(traced))(images).jaxpr) == set()
+
+
 @pytest.mark.parametrize(
     "pattern", ["bnd,de->bne", "bnhe,bmhe->bhnm", "tbnd,tde->tbne", "bhwc,yxcd->byhxwd", "xWw,byhxwd->byhWd", "ij,ij->"]
 )

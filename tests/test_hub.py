@@ -167,6 +167,46 @@ def test_a_damaged_folder_is_named(workdir, tmp_path, damage):
         sak_jax.from_pretrained(folder)
 
 
+def same_everywhere(workdir, tmp_path):
+    """The places of one student by what they are."""
+    shared = sak_jax.save_pretrained(workdir, tmp_path / "shared")
+    return [workdir, str(workdir), workdir / "checkpoints" / "multitask" / "12", shared]
+
+
+def test_one_entry_takes_what_holds_a_student(workdir, tmp_path):
+    assert sak_jax.load is sak_jax.from_pretrained
+    wanted = None
+    for place in same_everywhere(workdir, tmp_path):
+        student = sak_jax.load(place)
+        wanted = wanted or arrays(student)
+        assert student.experts == ("stem", "scene", "geometry")
+        for key, value in arrays(student).items():
+            np.testing.assert_array_equal(value, wanted[key], err_msg=f"{place}: {key}")
+    words = repr(student)
+    assert "student of sak, stage multitask: tasks semseg, depth, edge; experts stem, scene, geometry" in words
+    assert "24 x 32" in words and "shared" in words
+    assert "tasks semseg, depth, normals, edge, sal" in repr(sak_jax.load("rooms"))
+
+
+def test_what_is_asked_of_the_wrong_place_is_told(workdir, tmp_path):
+    shared = sak_jax.save_pretrained(workdir, tmp_path / "shared")
+    published = tmp_path / "sak.pth"
+    published.write_bytes(b"PK")
+    (tmp_path / "empty").mkdir()
+    for arguments, options, words in (
+        ((published,), {}, "sak-jax import"),
+        ((tmp_path / "empty",), {}, "holds no checkpoint"),
+        ((shared,), {"best": True}, "best"),
+        (("rooms",), {"best": True}, "best"),
+        (("owner/name",), {"best": True}, "best"),
+        ((shared,), {"revision": "main"}, "revision"),
+        ((workdir,), {"revision": "main"}, "revision"),
+        (("rooms",), {"revision": "main"}, "revision"),
+    ):
+        with pytest.raises(UserError, match=words):
+            sak_jax.load(*arguments, **options)
+
+
 @pytest.mark.parametrize("name", ["nowhere", "a/b/c", "/no/where", "s3://bucket/x"])
 def test_what_is_nowhere_is_named(name):
     with pytest.raises(UserError, match=name):

@@ -5,10 +5,14 @@ import logging
 import os
 import subprocess
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from sak_jax import main
+import sak_jax
+from sak_jax import main, methods
 from sak_jax import run as runner
+from sak_jax.teachers import registry
 from tests import runs
 
 
@@ -48,6 +52,22 @@ def test_run_leaves_its_files(workdir):
     assert (workdir / "report/index.html").stat().st_size > 1000
     assert (workdir / "report/predictions.png").exists()
     assert list((workdir / "events/multitask").glob("events*"))
+
+
+def test_the_report_compares_the_features_with_the_teachers(workdir):
+    kept = json.loads((workdir / "report/report.json").read_text())
+    assert list(kept["fidelity"]) == ["scene", "geometry"] and kept["experts"] == ["stem", "scene", "geometry"]
+    assert all(len(row) == 4 and all(-1 <= cosine <= 1 for cosine in row) for row in kept["fidelity"].values())
+    shown = ["stem", "scene: path", "scene: teacher", "geometry: path", "geometry: teacher"]
+    assert all(list(picture["features"]) == shown for picture in kept["pictures"])
+    student = sak_jax.load(workdir)
+    evaluation = methods.get("sak").stages(student.config)[-1].evaluation()
+    images = jnp.stack([evaluation.sample(index)["image"] for index in range(evaluation.images)])
+    teacher, view = registry.load("rooms_scene", image_size=images.shape[1:3])
+    ours = np.asarray(student(images).aligned["scene"][-1])
+    theirs = np.asarray(view.select(teacher(view(images)), images.shape[1:3])[-1])
+    norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
+    assert kept["fidelity"]["scene"][-1] == pytest.approx(float(((ours * theirs).sum(-1) / norms).mean()), abs=1e-4)
 
 
 def test_evaluate_gives_the_same_scores(workdir):

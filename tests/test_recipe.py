@@ -52,6 +52,18 @@ def test_a_run_goes_on_where_only_the_way_it_is_carried_out_differs(tmp_path):
         recipe.check_workdir(config, tmp_path)
 
 
+def test_names_and_colours_of_classes_may_come_later(tmp_path):
+    config = recipe.load(runs.TINY)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps(recipe.plain(config)))
+    config.tasks.semseg.unlock()
+    config.tasks.semseg.names = [f"class {index}" for index in range(14)]
+    recipe.check_workdir(config, tmp_path)
+    config.tasks.semseg.channels = 13
+    with pytest.raises(UserError, match="tasks.semseg.channels is 14 there and 13 here"):
+        recipe.check_workdir(config, tmp_path)
+
+
 def test_a_recipe_of_an_earlier_version_is_read_and_a_foreign_one_is_told():
     kept = recipe.plain(recipe.load(runs.TINY))
     for flag, name in ((True, "full"), (False, "none")):

@@ -15,21 +15,16 @@ single-task the baselines of Delta_m are the recipe's.
 """
 
 import json
-import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
-from sak_jax import cli
+from sak_jax import cli, experiments, paths
 from sak_jax import recipe as recipes
 from sak_jax.errors import UserError
-from sak_jax.tasks import delta_m, select
+from sak_jax.experiments import Arm
+from sak_jax.tasks import select
 
 METHODS = ("single-task", "multitask", "no-router", "sak")
 
@@ -54,103 +49,36 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--methods: no-router starts from the first stage of sak; name both")
     output = options.output or Path("runs/compare") / recipes.name_of(options.config)
     tasks = select(recipes.ordered(config.tasks))
-
-    def plan(seed: int, name: str, recipe: str, *extra: str) -> tuple[Path, list[str]]:
-        """A run's workdir, and what `sak_jax.main` is to be told; nothing where the run has finished."""
-        workdir = output / f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', name)}-{seed}"
-        overrides = [*options.overrides, f"--config.seed={seed}", *extra]
-        if (workdir / "results.json").exists():
-            recipes.check_workdir(recipes.load(recipe, overrides), workdir)
-            return workdir, []
-        return workdir, [f"--config={recipe}", f"--workdir={workdir}", *overrides]
-
-    def train(seed: int, name: str, recipe: str, *extra: str) -> dict[str, float]:
-        """One run's scores; trains only if it has not finished."""
-        workdir, arguments = plan(seed, name, recipe, *extra)
-        if arguments:
-            command = [sys.executable, "-m", "sak_jax.main", *arguments]
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            if done.returncode:
-                raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}")
-        return json.loads((workdir / "results.json").read_text())["metrics"]
+    others = {text: shlex.split(text) for text in options.recipes}
+    for name, (path, *extra) in others.items():
+        known = select(recipes.ordered(recipes.load(path, [*options.overrides, *extra]).tasks))
+        if [task.name for task in known] != [task.name for task in tasks]:
+            raise UserError(f"--recipe={name}: its tasks are not those of {options.config}")
 
     def by(method: str) -> str:
         """The recipe carried out by a method."""
         return f"{options.config}{',' if ':' in options.config else ':'}method={method}"
 
-    def distilled(seed: int) -> dict[str, dict]:
-        """`sak`, and `no-router` from its first stage."""
-        scores = {"sak": train(seed, "sak", by("sak"))}
-        if "no-router" in methods:
-            first_stage = output / f"sak-{seed}" / "checkpoints" / "distill"
-            newest = max(int(step.name) for step in first_stage.iterdir() if step.name.isdigit())
-            start = (f"--config.init_from={first_stage / str(newest)}", "--config.distill.steps=0")
-            scores["no-router"] = train(seed, "no-router", by("sak"), *start, "--config.model.router=none")
-        return scores
-
-    alone = [f"single-{task.name}" for task in tasks] if "single-task" in methods else []
-    others = {text: shlex.split(text) for text in options.recipes}
-    jobs = []
-    for seed in range(options.seeds):
-        # Another recipe's run is told before the first one starts.
-        for method in (*(name for name in ("sak", "multitask") if name in methods), *alone):
-            plan(seed, method, by(method))
-        for name, (recipe, *extra) in others.items():
-            known = select(recipes.ordered(recipes.load(recipe, [*options.overrides, *extra]).tasks))
-            if [task.name for task in known] != [task.name for task in tasks]:
-                raise UserError(f"--recipe={name}: its tasks are not those of {options.config}")
-            plan(seed, name, recipe, *extra)
-        if "sak" in methods:
-            jobs.append((seed, lambda seed=seed: distilled(seed)))
-        if "multitask" in methods:
-            jobs.append((seed, lambda seed=seed: {"multitask": train(seed, "multitask", by("multitask"))}))
-        for method in alone:
-            jobs.append((seed, lambda seed=seed, method=method: {"single-task": train(seed, method, by(method))}))
-        for name, words in others.items():
-            jobs.append((seed, lambda seed=seed, name=name, words=words: {name: train(seed, name, *words)}))
-    names = [*(name for name in METHODS if name in methods), *others]
-    scores: dict[str, list[dict]] = {name: [{} for _ in range(options.seeds)] for name in names}
-    with ThreadPoolExecutor(options.jobs) as pool:
-        done = pool.map(lambda job: (job[0], job[1]()), jobs)
-        for seed, results in tqdm(done, total=len(jobs), desc="runs", disable=None):
-            for name, values in results.items():
-                scores[name][seed] |= values
-    _report(scores, [f"{task.name}/{task.metric}" for task in tasks], recipes.ordered(config.baselines), output)
-
-
-def _report(scores: dict[str, list[dict]], keys: list[str], given: dict[str, float], output: Path) -> None:
-    """Prints the table of means over seeds, and writes it beside the single runs' scores.
-
-    Args:
-      scores: of each row and seed.
-      keys: of the scores.
-      given: baselines where there are no runs of single tasks.
-      output: the folder.
-    """
-    for name, rows in scores.items():
-        for seed, row in enumerate(rows):
-            missing = [key for key in keys if row.get(key) is None]
-            if missing:
-                raise UserError(
-                    f"{output}: {name} with seed {seed} has no score {missing[0]}: nothing valid to compare"
-                )
-    alone = scores.get("single-task")
-    baselines = {key: float(np.mean([row[key] for row in alone])) if alone else given.get(key) for key in keys}
-    if None in baselines.values():
-        raise UserError("there is no baseline for every task: set config.baselines, or run --methods=single-task,..")
-    table = {}
-    for name, rows in scores.items():
-        deltas = [delta_m(row, baselines) for row in rows]
-        table[name] = {key: float(np.mean([row[key] for row in rows])) for key in keys}
-        table[name] |= {"delta_m": float(np.mean(deltas)), "delta_m_std": float(np.std(deltas))}
-    print("| method | " + " | ".join(keys) + " | Delta_m % |")
-    print("|---" * (len(keys) + 2) + "|")
-    for name, row in table.items():
-        cells = " | ".join(f"{row[key]:.4g}" for key in keys)
-        print(f"| {name} | {cells} | {row['delta_m']:+.2f} ± {row['delta_m_std']:.2f} |")
-    words = "the single-task means" if alone else "the recipe's scores"
-    print(f"\nMeans of {len(next(iter(scores.values())))} seeds; {words} are the baselines of Delta_m.")
-    (output / "comparison.json").write_text(json.dumps({"table": table, "runs": scores}, indent=2) + "\n")
+    arms = []
+    for name in METHODS:
+        if name not in methods:
+            continue
+        if name == "single-task":
+            arms += [Arm(f"single-{task.name}", by(f"single-{task.name}"), row=name) for task in tasks]
+        elif name == "no-router":
+            arms.append(Arm(name, by("sak"), ("--config.model.router=none",), start="sak"))
+        else:
+            arms.append(Arm(name, by(name)))
+    arms += [Arm(name, path, tuple(extra)) for name, (path, *extra) in others.items()]
+    scores = experiments.run(arms, options.seeds, options.jobs, output, options.overrides)
+    keys = [f"{task.name}/{task.metric}" for task in tasks]
+    experiments.check(scores, keys, output)
+    compared = experiments.baselines(scores, keys, "single-task", recipes.ordered(config.baselines))
+    table = experiments.summary(scores, keys, compared)
+    print(experiments.markdown(table, keys, lambda row, key: f"{row[key]:.4g}"))
+    words = "the single-task means" if "single-task" in scores else "the recipe's scores"
+    print(f"\nMeans of {options.seeds} seeds; {words} are the baselines of Delta_m.")
+    paths.write_text(output / "comparison.json", json.dumps({"table": table, "runs": scores}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python tools/export.py --checkpoint=DIR --output=student.stablehlo [--uint8]     for JAX: CPUs, GPUs and TPUs
     python tools/export.py --checkpoint=DIR --output=student.onnx [--uint8]          for ONNX Runtime and others
 
-DIR is a workdir or one checkpoint in it. Either file takes images [b, H, W, 3] of the recipe's size, any number at a
-time, and gives each task's raw output [b, H, W, channels]. Images are float32 and ImageNet-normalised, or with --uint8
-as they are, 0..255. In JAX:
+DIR is what `sak_jax.load` takes: a workdir, a checkpoint, a folder of `save_pretrained`, `rooms`. Either file takes
+images [b, H, W, 3] of the recipe's size, any number at a time, and gives each task's raw output [b, H, W, channels].
+Images are float32 and ImageNet-normalised, or with --uint8 as they are, 0..255. In JAX:
 
     import jax
     predict = jax.export.deserialize(bytearray(open("student.stablehlo", "rb").read())).call
@@ -24,7 +24,7 @@ from sak_jax import cli
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     parser = cli.Parser(__doc__)
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="a workdir or one checkpoint in it")
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="what holds the student")
     parser.add_argument("--output", required=True, metavar="FILE", help="ends in .stablehlo or .onnx")
     parser.add_argument("--uint8", action="store_true", help="the file takes uint8 images and normalises them itself")
     parser.add_argument("--force", action="store_true", help="replace an output that is there")

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     inputs = prediction_files.find(options.images or [str(hub.SCENE)])
     output = prediction_files.Output(paths.given(options.output), options.raw, options.force)
     output.check(inputs)
-    student = hub.from_pretrained(options.checkpoint, best=options.best)
+    student = hub.load(options.checkpoint, best=options.best)
     import jax
 
     if student.config.compilation_cache and jax.config.jax_compilation_cache_dir is None:

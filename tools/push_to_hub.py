@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("give either --repository or --output")
     from sak_jax import hub
 
-    student = hub.from_pretrained(options.checkpoint, best=options.best)
+    student = hub.load(options.checkpoint, best=options.best)
     if options.output:
         folder = hub.save_pretrained(student, options.output, half=options.half, force=options.force)
         print(f"wrote {folder}")

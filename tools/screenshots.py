@@ -1,15 +1,19 @@
-"""Take pictures of a report in a light and a dark window.
+"""Take pictures of a report and of the demo, in a light and a dark window.
 
     python tools/screenshots.py REPORT.html --output=DIR [--parts=results,predictions] [--width=1280] [--height=900]
+        [--quality=80] [--checkpoint=DIR]
 
-Writes `PART-light.png` and `PART-dark.png` for each part of the page. Needs Chromium and its driver
-(`apt-get install chromium chromium-driver`) and `pip install selenium`.
+Writes `PART-light.webp` and `PART-dark.webp` for each part of the page, and with --checkpoint, a student as
+`sak_jax.load` takes it, `demo-light.webp` and `demo-dark.webp`; then REPORT.html may be left out. Needs Chromium and
+its driver (`apt-get install chromium chromium-driver`) and `pip install selenium`, for the demo `'sak_jax[demo]'` too.
 """
 
 import base64
 import shutil
+import socket
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 
 from sak_jax import cli
@@ -31,30 +35,56 @@ FLAGS = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     parser = cli.Parser(__doc__)
-    parser.add_argument("report", metavar="REPORT.html")
+    parser.add_argument("report", metavar="REPORT.html", nargs="?")
     parser.add_argument("--output", required=True, metavar="DIR")
     parser.add_argument("--parts", default="results,curves,predictions,routing", help="anchors of the page's parts")
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--height", type=int, default=900)
+    parser.add_argument("--quality", type=int, default=80, help="of the pictures, 1..100 (default %(default)s)")
+    parser.add_argument("--checkpoint", metavar="DIR", help="what holds the demo's student, e.g. rooms")
     options = parser.parse_args(argv)
     from etils import epath
 
     from sak_jax import paths
 
-    report, output = epath.Path(options.report).expanduser().resolve(), epath.Path(options.output).expanduser()
-    if not report.is_file():
-        raise UserError(f"{options.report} is not there: give a report's index.html")
+    if options.report is None and options.checkpoint is None:
+        parser.error("there is nothing to show: give a report's index.html, or --checkpoint=DIR for the demo")
+    pages = {}
+    if options.report is not None:
+        report = epath.Path(options.report).expanduser().resolve()
+        if not report.is_file():
+            raise UserError(f"{options.report} is not there: give a report's index.html")
+        pages = {part: (f"{report.as_uri()}#{part}", "") for part in options.parts.split(",")}
+    served = None
+    if options.checkpoint is not None:
+        served, address = serve(options.checkpoint)
+        pages["demo"] = (address, "#gallery img")
     with tempfile.TemporaryDirectory() as profile:
         browser = open_browser(profile)
         try:
             for dark in (False, True):
-                for part in options.parts.split(","):
-                    file = output / f"{part}-{'dark' if dark else 'light'}.png"
-                    address = f"{report.as_uri()}#{part}"
-                    paths.write_bytes(file, screenshot(browser, address, options.width, options.height, dark))
+                for name, (address, wanted) in pages.items():
+                    file = paths.given(options.output) / f"{name}-{'dark' if dark else 'light'}.webp"
+                    size = (options.width, options.height, options.quality)
+                    paths.write_bytes(file, screenshot(browser, address, *size, dark=dark, wanted=wanted))
                     print(f"wrote {file}")
         finally:
             browser.quit()
+            if served is not None:
+                served.close(verbose=False)
+
+
+def serve(checkpoint: str):
+    """The demo of a student on a free port, and its address."""
+    import sak_jax
+    from sak_jax.command import tool
+
+    demo = tool("demo")
+    page = demo.build(sak_jax.load(checkpoint))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return page, demo.launch(page, "127.0.0.1", port)
 
 
 def open_browser(profile: str):
@@ -86,13 +116,37 @@ def set_window(browser, width: int, height: int, dark: bool) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
 
-def screenshot(browser, address: str, width: int, height: int, dark: bool) -> bytes:
-    """The window on a page as PNG."""
+def screenshot(browser, address: str, width: int, height: int, quality: int, *, dark: bool, wanted: str = "") -> bytes:
+    """The window on a page as WebP.
+
+    Args:
+      browser: of `open_browser`.
+      address: of the page.
+      width, height: in pixels.
+      quality: 1..100.
+      dark: the colours that the user prefers.
+      wanted: a selector; the page is waited for until something is there and all pictures are decoded.
+
+    Raises:
+      UserError: nothing of the kind came within two minutes.
+    """
     set_window(browser, width, height, dark)
     browser.get("about:blank")  # So that another anchor of the same page is a fresh start.
     browser.get(address)
+    ends = time.monotonic() + 120
+    while wanted and not browser.execute_script(_READY, wanted):
+        if time.monotonic() > ends:
+            raise UserError(f"{address} shows nothing after two minutes: open it in a browser to see why")
+        time.sleep(0.2)
     browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
-    return base64.b64decode(browser.execute_cdp_cmd("Page.captureScreenshot", {})["data"])
+    taken = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "webp", "quality": quality})
+    return base64.b64decode(taken["data"])
+
+
+_READY = """
+const wanted = document.querySelectorAll(arguments[0]);
+return wanted.length > 0 && [...document.images].every((image) => image.complete && image.naturalWidth > 0);
+"""
 
 
 if __name__ == "__main__":

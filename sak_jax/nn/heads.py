@@ -116,11 +116,15 @@ class DecodeHeads(nnx.Module):
         *,
         dtype,
         policy: str = "named",
+        shared: bool = False,
         rngs: nnx.Rngs,
     ):
+        """`shared`: one linear trunk for all tasks, which then have a norm and an output of their own alone."""
         create = lambda rngs: DecodeTrunk(width, levels, dtype=dtype, rngs=rngs)  # noqa: E731
-        self.trunk = layers.stack(create, [len(channels)], rngs)
+        self.trunk = layers.stack(create, [1 if shared else len(channels)], rngs)
         fused = width // levels * levels
+        if shared:
+            self.trunk.norm = layers.stack(lambda rngs: BatchNorm(fused), [len(channels)], rngs)
         init = layers.torch_uniform(fused)
         self.tasks = tuple(channels)
         self.output = nnx.Dict(
@@ -130,6 +134,7 @@ class DecodeHeads(nnx.Module):
             }
         )
         self.policy = policy
+        self.shared = shared
 
     def __call__(
         self, features: Mapping[str, Sequence[Float[Array, "b h w d"]]], image_size: tuple[int, int], train: bool
@@ -151,9 +156,15 @@ class DecodeHeads(nnx.Module):
         head = remat.checkpoint(head, self.policy, block=False, scanned=False)
         predictions, statistics = {}, []
         for index, task in enumerate(self.tasks):
-            logits, running = head(layers.take(self.trunk, index), self.output[task], tuple(features[task]))
+            logits, running = head(self._trunk(index), self.output[task], tuple(features[task]))
             predictions[task] = resize.resize_bilinear(logits.astype(jnp.float32), image_size)
             statistics.append(running)
         if train:
             self.trunk.norm.mean[...], self.trunk.norm.var[...] = map(jnp.stack, zip(*statistics, strict=True))
         return predictions
+
+    def _trunk(self, index: int) -> DecodeTrunk:
+        """A task's trunk: of a shared one the norm alone is stacked."""
+        if not self.shared:
+            return layers.take(self.trunk, index)
+        return jax.tree.map(lambda x: x[index if len(x) > 1 else 0], self.trunk)

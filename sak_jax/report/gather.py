@@ -23,6 +23,7 @@ def gather(
     samples: Sequence[Mapping[str, np.ndarray]],
     tasks: Sequence[Task],
     *,
+    stem: Callable[[Float[np.ndarray, "b h w 3"]], Float[Array, "b _ _ _"]] | None = None,
     teachers: Callable[[Float[np.ndarray, "b h w 3"]], Maps] | None = None,
     shown: int = 8,
     batch: int = 8,
@@ -35,6 +36,7 @@ def gather(
       samples: transformed validation samples: `image` (normalised, all of one size) and each task's label. Means are
         over all of them.
       tasks: what to draw.
+      stem: images -> the stem's last map, to show; None leaves it out.
       teachers: images -> each teacher's maps at its levels, to show and to compare with; None leaves them out.
       shown: so many samples, evenly spaced, become pictures.
       batch: images of one call. All calls are of this size, so that one program is compiled.
@@ -50,6 +52,7 @@ def gather(
         images = np.stack([sample["image"] for sample in part])
         padded = np.concatenate([images, np.repeat(images[-1:], batch - len(part), axis=0)])
         outputs, theirs = forward(padded), teachers(padded) if teachers else {}
+        own = np.asarray(stem(padded), np.float32) if stem else None
         for task, weights in outputs.routing.items():
             routing.setdefault(task, []).extend(np.asarray(weights, np.float64)[: len(part)])
         for name, levels in theirs.items():
@@ -72,6 +75,8 @@ def gather(
                 "routing": {task: np.asarray(weights)[row].tolist() for task, weights in outputs.routing.items()},
             }
             run.pictures.append(example)
+            if own is not None:
+                maps.setdefault("stem", []).append(own[row])
             for name in _ordered(outputs.aligned, run.experts):
                 for title, found in (("path", outputs.aligned), ("teacher", theirs)):
                     if name in found:

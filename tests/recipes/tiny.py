@@ -5,7 +5,7 @@ from sak_jax.methods.sak import recipes
 
 
 def get_config(text: str = ""):
-    chosen = recipe.arguments(text, method="sak")
+    chosen = recipe.arguments(text, method="sak", committee="scene+geometry")
     config = recipe.base()
     config.image_size = (24, 32)
     config.batch_size = 8
@@ -13,7 +13,7 @@ def get_config(text: str = ""):
     config.tasks = {"semseg": {"channels": 14}, "depth": {}, "edge": {}}
     config.model.stem = "custom"
     config.model.width, config.model.depth, config.model.heads, config.model.patch = 16, 4, 2, 8
-    config.teachers.update({"scene": {"model": "rooms_scene"}, "geometry": {"model": "rooms_geometry"}})
+    config.teachers.update(recipes.rooms_committee(chosen["committee"]))
     config.boundary.workers = 1
     config.distill.steps = 12
     config.distill.warmup_steps = 2

@@ -109,9 +109,13 @@ def test_fidelity_is_one_for_equal_features_of_any_scale():
     forward = student(found, [])
     teachers = lambda images: {"a": [2.5 * x for x in forward(images).aligned["a"]], "other": ()}  # noqa: E731
     run = Run("x", experts=["stem", "a", "b"])
-    gather.gather(run, forward, found, TASKS, teachers=teachers, batch=4)
+    stem = lambda images: images[:, ::4, ::4]  # noqa: E731
+    gather.gather(run, forward, found, TASKS, stem=stem, teachers=teachers, batch=4)
     assert list(run.fidelity) == ["a"] and run.fidelity["a"] == pytest.approx([1.0] * 4, abs=1e-6)
-    assert list(run.pictures[0]["features"]) == ["a: path", "a: teacher", "b: path"]
+    assert list(run.pictures[0]["features"]) == ["stem", "a: path", "a: teacher", "b: path"]
+    of_pictures = figures.principal_components([sample["image"][::4, ::4] for sample in found])
+    for example, picture in zip(run.pictures, of_pictures, strict=True):
+        np.testing.assert_array_equal(example["features"]["stem"], picture)
 
 
 def test_components_are_those_of_all_images_together():

@@ -49,7 +49,7 @@ def test_finished_runs_are_not_started_again(output, capsys):
 def test_another_recipes_runs_are_not_taken_for_this_ones(output, capsys):
     assert run(output, "--config.multitask.lr=0.5") == 2
     error = capsys.readouterr().err
-    assert "sak-0 was made by another config: multitask.lr is 0.001 there and 0.5 here" in error
+    assert "-0 was made by another config: multitask.lr is 0.001 there and 0.5 here" in error
 
 
 def test_a_run_without_a_score_is_named(output, capsys):

@@ -24,6 +24,25 @@ def test_light_and_dark(tmp_path, capsys):
     assert not np.array_equal(pictures["results-light"], pictures["routing-light"])
 
 
+@browser.needed
+def test_the_demo_and_no_report(tmp_path):
+    pytest.importorskip("selenium", reason="needs selenium: pip install selenium")
+    pytest.importorskip("gradio", reason="needs gradio: pip install 'sak_jax[demo]'")
+    arguments = [f"--output={tmp_path}", "--checkpoint=rooms", "--width=900", "--height=1000"]
+    assert screenshots.main(arguments) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"demo-light.webp", "demo-dark.webp"}
+    light, dark = (
+        np.asarray(Image.open(tmp_path / f"demo-{name}.webp").convert("L"), float) for name in ("light", "dark")
+    )
+    assert light.shape == (1000, 900) and light.mean() > dark.mean() + 40
+    assert np.std(light) > 30  # Pictures, not an empty page.
+
+
+def test_nothing_to_show(tmp_path, capsys):
+    assert screenshots.main([f"--output={tmp_path}"]) == 2
+    assert "--checkpoint" in capsys.readouterr().err
+
+
 def test_a_report_that_is_missing(tmp_path, capsys):
     assert screenshots.main([str(tmp_path / "nowhere.html"), f"--output={tmp_path}"]) == 2
     assert "nowhere.html" in capsys.readouterr().err

@@ -21,7 +21,15 @@ from sak_jax.data.prepared import Preparation, open_source
 from sak_jax.data.source import FileSource, check_files, check_samples, find_root, read_split
 from sak_jax.errors import UserError
 
-CLASSES = 40
+NAMES = (
+    *("wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf"),
+    *("picture", "counter", "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor mat"),
+    *("clothes", "ceiling", "books", "refrigerator", "television", "paper", "towel", "shower curtain", "box"),
+    *("whiteboard", "person", "night stand", "toilet", "sink", "lamp", "bathtub", "bag"),
+    *("other structure", "other furniture", "other prop"),
+)
+"""The classes by label (Gupta et al., 2013); in the files they are numbered from 1."""
+CLASSES = len(NAMES)
 COUNTS = {"train": 795, "val": 654}
 ORIGIN = "the Google Drive folder linked at github.com/innovator-zero/SAK (NYUD-v2)"
 _LABELS = {"semseg": "segmentation/{}.png", "depth": "depth/{}.npy", "normals": "normals/{}.png", "edge": "edge/{}.png"}

@@ -31,7 +31,14 @@ from sak_jax.data.source import FileSource, check_files, check_samples, decode_t
 from sak_jax.errors import UserError
 from sak_jax.paths import write_text
 
-CLASSES = 21
+NAMES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("dining table", "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor"),
+)
+"""The classes by label (PASCAL VOC)."""
+PART_NAMES = ("background", "head", "torso", "upper arms", "lower arms", "upper legs", "lower legs")
+"""Human parts by label."""
+CLASSES = len(NAMES)
 COUNTS = {"train": 4998, "val": 5105}
 ORIGIN = "the Google Drive folder linked at github.com/innovator-zero/SAK (PASCAL-Context)"
 TASKS = ("semseg", "human_parts", "sal", "normals", "edge")

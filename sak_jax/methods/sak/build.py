@@ -42,10 +42,14 @@ def student_config(config: ConfigDict, stage: str) -> StudentConfig:
         "none": (),
         "all": tuple(name for name, _ in teachers),
         "auto": tuple(name for name, width in teachers if width != sizes["width"]),
-    }[model.aligners]
+    }[model.aligners if model.paths else "all"]
     for name, width in teachers:
         if width != sizes["width"] and name not in aligned:
             raise UserError(f"config.model.aligners is none but {name} is {width} wide, not {sizes['width']}: use auto")
+    if not model.paths and model.router != "none":
+        raise UserError(
+            "config.model.paths is False, so that routers have nothing to choose from: set model.router=none"
+        )
     lora = LoRA(model.lora.rank, model.lora.alpha, tuple(model.lora.targets)) if model.lora.rank else None
     step = sizes["depth"] // LEVELS
     selected = tasks.select(recipe.ordered(config.tasks)) if stage == "multitask" else ()
@@ -62,6 +66,8 @@ def student_config(config: ConfigDict, stage: str) -> StudentConfig:
         aligners=aligned,
         router=model.router,
         noisy_gating=model.noisy_gating,
+        paths=model.paths,
+        trunk=model.trunk,
         down_ratio=model.down_ratio,
         standardise=config.distill.standardise if teachers else "none",
         dtype=config.dtype,

@@ -21,6 +21,8 @@ KEYS = {
         "stem_init": Key(""),  # "rooms" (shipped, for the tiny stem), an augreg .npz, or "" for random.
         "router": Key("mor", choices=("mor", "none")),  # "none": the plain sum of all experts.
         "noisy_gating": Key(True),
+        "paths": Key(True),  # A path of adapters for each teacher; without, the stem itself follows all of them.
+        "trunk": Key("own", choices=("own", "shared")),  # Of the heads: "shared" is one linear map for all tasks.
         "down_ratio": Key(4, above=0),  # Width of the stem over width inside an adapter.
         "aligners": Key("auto", choices=("auto", "all", "none")),  # "auto": where widths differ.
         "freeze": Key("none", choices=("none", "stem", "all_but_routers")),  # The latter lets the heads learn too.

@@ -120,6 +120,10 @@ def export_student(
     if not isinstance(student, Student):
         raise UserError(f"{checkpoint} holds a foundation model with heads, not a student that the published code has")
     settings = student.config
+    if not settings.paths or settings.trunk != "own":
+        raise UserError(
+            f"{checkpoint} was made with model.paths or model.trunk changed: the published code has no such"
+        )
     if 0 < len(settings.aligners) < len(settings.teachers):
         raise UserError(
             f"{checkpoint} has aligners for {', '.join(settings.aligners)} only, the published code for all or none; "

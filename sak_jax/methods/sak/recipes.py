@@ -55,6 +55,19 @@ def committee(members: str, size: str, preset: str) -> dict[str, dict]:
     return {name: {"model": name if "_" in name else f"{name}_{size}", **VIEWS[preset]} for name in names}
 
 
+def rooms_committee(members: str) -> dict[str, dict]:
+    """`config.teachers` of those of the package's teachers that are named, `scene+geometry`.
+
+    Raises:
+      UserError: there is no such teacher.
+    """
+    names = members.split("+")
+    unknown = [name for name in names if name not in ROOMS_COMMITTEE]
+    if unknown:
+        raise UserError(f"recipe argument committee={members}: {unknown[0]} is none of {', '.join(ROOMS_COMMITTEE)}")
+    return {name: ROOMS_COMMITTEE[name] for name in names}
+
+
 def stem_file(stem: str) -> str:
     """Where the augreg checkpoint of a stem is looked for."""
     return f"~/.cache/sak_jax/stems/{stems.FILES[stem]}"

@@ -121,6 +121,11 @@ def adapt(source: Source, target: StudentConfig, models: dict[str, str] | None =
     missing = [name for name in mine if theirs and name not in theirs]
     if missing:
         raise UserError(f"{source.name} has no path for the teacher {missing[0]}: it learned from {', '.join(theirs)}")
+    if not stem_only and source.config.paths != target.paths:
+        raise UserError(
+            f"{source.name} was made with model.paths={source.config.paths}, and here it is {target.paths}: give the "
+            "start that was made with the same"
+        )
     for name in {} if stem_only else mine:
         if theirs[name] != mine[name] or (name in target.aligners and name not in source.config.aligners):
             raise UserError(

@@ -38,6 +38,9 @@ class StudentConfig:
       aligners: names of the teachers whose features pass a linear map to the teacher's width.
       router: `mor`, or `none` for the plain sum of all experts.
       noisy_gating: whether routers learn a noise deviation and training draws noise.
+      paths: whether each teacher has a path of adapters. Without, the stem itself is compared with all teachers, each
+        through a norm and an aligner of its own, and heads see the stem alone ("many-to-one").
+      trunk: of the decode heads: `own`, or `shared`: one linear map of the levels for all tasks.
       down_ratio: adapters have width / down_ratio channels inside.
       standardise: how teacher features are standardised, a key of `distillation.statistics`.
       dtype: of the computation; parameters are float32.
@@ -52,6 +55,8 @@ class StudentConfig:
     aligners: tuple[str, ...] = ()
     router: str = "mor"
     noisy_gating: bool = True
+    paths: bool = True
+    trunk: str = "own"
     down_ratio: int = 4
     standardise: str = "none"
     dtype: str = "float32"
@@ -100,12 +105,12 @@ class Student(nnx.Module):
 
         def router(rngs):
             return routers.MixtureOfRepresentations(
-                width, 1 + teachers, noisy_gating=config.noisy_gating, dtype=dtype, rngs=rngs
+                width, 1 + teachers * config.paths, noisy_gating=config.noisy_gating, dtype=dtype, rngs=rngs
             )
 
         paths = (teachers, stem.depth, width, config.down_ratio)
         routed = tasks and config.router == "mor"
-        self.adapters = adapters.AdapterPaths(*paths, dtype=dtype, rngs=rngs) if teachers else None
+        self.adapters = adapters.AdapterPaths(*paths, dtype=dtype, rngs=rngs) if teachers and config.paths else None
         self.output_norms = layers.stack(norm, [LEVELS, teachers], rngs) if teachers else None
         self.aligners = nnx.Dict(
             {
@@ -116,7 +121,8 @@ class Student(nnx.Module):
         )
         self.routers = layers.stack(router, [LEVELS, tasks], rngs) if routed else None
         policy = remat.policy(config.remat)
-        head = partial(heads.DecodeHeads, width, LEVELS, dict(config.tasks), dtype=dtype, policy=policy)
+        options = {"dtype": dtype, "policy": policy, "shared": config.trunk == "shared"}
+        head = partial(heads.DecodeHeads, width, LEVELS, dict(config.tasks), **options)
         self.heads = head(rngs=rngs) if tasks else None
         levels = [f"level{level}" for level in range(LEVELS)]
         widths = {name: dict.fromkeys(levels, target) for name, target in config.teachers}
@@ -196,13 +202,15 @@ class Student(nnx.Module):
         prefix = self.config.stem.prefix
         norms, aligners, own_routers = placement.whole((level["norms"], level["aligners"], level["routers"]))
         stem, *residuals = (x[:, prefix:] for x in (carry[0], *carry[1]))
+        if not self.config.paths:
+            residuals = [stem] * len(self.config.teachers)
         features = [layers.take(norms, index)(x) for index, x in enumerate(residuals)]
         aligned, mixed, routing = {}, {}, {}
         if "aligned" in outputs:
             for (name, _), feature in zip(self.config.teachers, features, strict=True):
                 aligner = aligners.get(name)
                 aligned[name] = feature if aligner is None else aligner(feature)
-        experts, noise = [stem, *features], None
+        experts, noise = [stem, *features] if self.config.paths else [stem], None
         if level["key"] is not None:
             noise = jax.random.normal(level["key"], (len(self.config.tasks), *stem.shape[:2], len(experts)))
         for index, (task, _) in enumerate(self.config.tasks):

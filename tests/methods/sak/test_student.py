@@ -259,3 +259,42 @@ def test_parameter_count_of_the_published_base_student():
     student = nnx.eval_shape(lambda: Student(config, rngs=nnx.Rngs(0)))
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(student, nnx.Param)))
     assert round(count / 1e6, 2) == 126.40
+
+
+def test_many_to_one_compares_the_stem_itself():
+    student = make(paths=False, router="none", aligners=("dinov2", "sam"))
+    assert student.adapters is None and student.routers is None
+    outputs = evaluate(student, IMAGES)
+    x, level = student.stem.embed(IMAGES), 2
+    for index in range(level + 1):
+        x = layers.take(student.stem.blocks, index)(x)
+    tokens = x[:, student.config.stem.prefix :]
+    for index, name in enumerate(("dinov2", "sam")):
+        normed = layers.take(student.output_norms, (level, index))(tokens)
+        wanted = layers.take(student.aligners[name], level)(normed)
+        assert_close(outputs.aligned[name][level].reshape(wanted.shape), wanted)
+    # What heads see is what they would see of a student without teachers.
+    alone = make(teachers=(), aligners=(), router="none")
+    weights = dict(nnx.to_flat_state(nnx.state(student)))
+    nnx.update(alone, nnx.from_flat_state({path: weights[path] for path, _ in nnx.to_flat_state(nnx.state(alone))}))
+    assert_close(evaluate(alone, IMAGES).predictions, outputs.predictions)
+
+
+def test_a_shared_trunk_leaves_tasks_their_norm_and_their_output():
+    student = make(trunk="shared")
+    trunk = student.heads.trunk
+    assert trunk.reduce.kernel.shape[:2] == (1, 4) and trunk.fuse.kernel.shape[0] == 1
+    assert trunk.norm.scale.shape == trunk.norm.mean.shape == (2, 24)
+    # Equal to heads of their own that hold the same maps.
+    own = make()
+    weights = dict(nnx.to_flat_state(nnx.state(student)))
+    for path, value in weights.items():
+        if path[:2] == ("heads", "trunk") and path[2] != "norm":
+            weights[path] = value.replace(jnp.repeat(value[...], 2, axis=0))
+    nnx.update(own, nnx.from_flat_state(weights))
+    assert_close(evaluate(own, IMAGES).predictions, evaluate(student, IMAGES).predictions)
+    (shared, moved, gradients), (_, moved_own, gradients_own) = (train(s, jax.random.key(0)) for s in (student, own))
+    assert_close(moved["heads"]["trunk"]["norm"], moved_own["heads"]["trunk"]["norm"])
+    ours = gradients["heads"]["trunk"]["reduce"]["kernel"][...]
+    theirs = gradients_own["heads"]["trunk"]["reduce"]["kernel"][...].sum(axis=0, keepdims=True)
+    assert_close(ours, theirs)

@@ -5,9 +5,11 @@ inference needs), `progress` (step and optimiser), `iterator` (the position in t
 `config`. `checkpoints/{stage}/scores.json` holds the score of each evaluated step.
 """
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -101,6 +103,24 @@ def steps(folder: epath.Path) -> list[int]:
     return [int(child.name) for child in children if not ocp.utils.is_tmp_checkpoint(child) and whole(child)]
 
 
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Within it a damaged checkpoint is an exception alone.
+
+    TensorStore's threads print a traceback each when Orbax has met damage and no longer waits for them; since they may
+    do so later, they are kept from it for good once that has happened.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if not (unraisable.exc_type is RuntimeError and "Event loop is closed" in str(unraisable.exc_value)):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = before
+
+
 def load(path: epath.PathLike, *, best: bool = False) -> tuple[dict[str, Any], str, dict]:
     """A checkpoint's recipe as plain data, its stage, and the model's state as nested dicts of arrays on the host.
 
@@ -116,7 +136,7 @@ def load(path: epath.PathLike, *, best: bool = False) -> tuple[dict[str, Any], s
         config = json.loads(item(folder / "config"))
         if not isinstance(config, dict):
             raise ValueError("its config is no recipe")
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with reading(), ocp.PyTreeCheckpointer() as checkpointer:
             saved = checkpointer.metadata(paths.absolute(folder / "model")).item_metadata.tree
             # As numpy arrays, wherever they lay when they were saved: on another number of devices, say.
             arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)

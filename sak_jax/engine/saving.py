@@ -142,7 +142,8 @@ class Checkpoints:
                 raise UserError(f"{folder} holds a student, not a run to resume: start from it with --config.init_from")
             try:
                 config = json.loads(checkpoints.item(folder / "config"))
-                restored = self._restore(step, target, seed)
+                with checkpoints.reading():
+                    restored = self._restore(step, target, seed)
             except Exception as error:  # noqa: BLE001 - Orbax raises whatever the damage makes it stumble over
                 reason = " ".join(str(error).split())[:200]
                 if jax.process_count() > 1:

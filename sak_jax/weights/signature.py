@@ -50,6 +50,8 @@ def kind(path: epath.Path) -> str:
     Raises:
       UserError: a folder, empty, or something else; says what it is, and what to do.
     """
+    if not path.is_file():  # Reading a pipe would wait for ever.
+        raise UserError(f"{path}: a pipe or a device, not a file; save what it gives, and give that")
     with path.open("rb") as file:
         head = file.read(HEAD)
     if not head:

@@ -1,13 +1,16 @@
 """What all command lines share: flags, recipes with their overrides, and one line and a status for what goes wrong."""
 
 import argparse
+import contextlib
 import errno
 import functools
 import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -76,8 +79,9 @@ def exit_status(main: Callable[[Sequence[str] | None], None]) -> Callable[..., i
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         try:
-            main(argv)
-            sys.stdout.flush()
+            with _ended_as_interrupted():
+                main(argv)
+                sys.stdout.flush()
         except (UserError, EndedEarly, Stopped) as error:
             # Under Slurm all processes write into one file, and the first says for all that they were stopped.
             if not isinstance(error, Stopped) or os.environ.get("SLURM_PROCID", "0") == "0":
@@ -98,6 +102,21 @@ def exit_status(main: Callable[[Sequence[str] | None], None]) -> Callable[..., i
         return 0
 
     return run
+
+
+@contextlib.contextmanager
+def _ended_as_interrupted() -> Iterator[None]:
+    """Within it SIGTERM is as Ctrl-C, unless somebody has seen to it: what was begun is cleared away."""
+    free = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if free:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if free:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _forget_stdout() -> None:

@@ -29,9 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--steps", type=int, default=20, help="steps that are timed (default %(default)s)")
     parser.add_argument("--output", metavar="FILE.json", help="where to write the figures")
+    parser.add_argument("--force", action="store_true", help="replace an output that is there")
     options, config = parser.parse_recipe(argv)
     if options.steps < 1:
         parser.error(f"--steps={options.steps} must be 1 or more")
+    output = paths.check_output(options.output, force=options.force) if options.output else None
     recipe.check(config, jax.device_count())
     stages = methods.get(config.method).stages(config)
     figures = {stage.name: measure(config, stage, options.steps) for stage in stages}
@@ -39,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}, batch {config.batch_size}")
     for name, row in figures.items():
         print(name + ": " + ", ".join(f"{key} {value:.4g}" for key, value in row.items()))
-    if options.output:
-        paths.write_text(options.output, json.dumps(figures, indent=2) + "\n")
+    if output:
+        paths.write_text(output, json.dumps(figures, indent=2) + "\n")
 
 
 def measure(config, stage: Stage, steps: int) -> dict[str, float]:

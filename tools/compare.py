@@ -21,17 +21,35 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
-from sak_jax import cli
+from sak_jax import cli, paths
 from sak_jax import recipe as recipes
-from sak_jax.errors import UserError
+from sak_jax.errors import EndedEarly, UserError
 from sak_jax.tasks import delta_m, select
 
 METHODS = ("single-task", "multitask", "no-router", "sak")
+
+
+def launch(command: list[str], running: list[subprocess.Popen]) -> subprocess.CompletedProcess:
+    """A command's end and what it said; while it runs it is the last of `running`."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        running.append(process)
+        said, _ = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, said)
+
+
+def scores_of(workdir: epath.Path) -> dict[str, float]:
+    """The scores of a finished run; raises UserError where its results cannot be read."""
+    file = workdir / "results.json"
+    try:
+        found = json.loads(file.read_text())["metrics"]
+        return {str(name): value if value is None else float(value) for name, value in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} cannot be read as results ({error}): remove it to have them again") from error
 
 
 @cli.exit_status
@@ -40,26 +58,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/compare/NAME")
+    parser.add_argument("--output", metavar="DIR", help="default: runs/compare/NAME")
     parser.add_argument("--methods", default=",".join(METHODS), help="which of those above; '' for none")
     parser.add_argument(
         "--recipe", action="append", default=[], dest="recipes", help="another one, any number of times"
     )
     options, config = parser.parse_recipe(argv)
+    for flag in ("seeds", "jobs"):
+        if getattr(options, flag) < 1:
+            parser.error(f"--{flag}={getattr(options, flag)} must be 1 or more")
     methods = [name for name in options.methods.split(",") if name]
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise UserError(f"--methods={options.methods}: {unknown[0]} is none of {', '.join(METHODS)}")
     if "no-router" in methods and "sak" not in methods:
         raise UserError("--methods: no-router starts from the first stage of sak; name both")
-    output = options.output or Path("runs/compare") / recipes.name_of(options.config)
+    output = paths.given(options.output or f"runs/compare/{recipes.name_of(options.config)}")
+    table = paths.check_output(output / "comparison.json", force=True)
     tasks = select(recipes.ordered(config.tasks))
 
-    def plan(seed: int, name: str, recipe: str, *extra: str) -> tuple[Path, list[str]]:
+    running: list[subprocess.Popen] = []
+
+    def plan(seed: int, name: str, recipe: str, *extra: str) -> tuple[epath.Path, list[str]]:
         """A run's workdir, and what `sak_jax.main` is to be told; nothing where the run has finished."""
         workdir = output / f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', name)}-{seed}"
         overrides = [*options.overrides, f"--config.seed={seed}", *extra]
         if (workdir / "results.json").exists():
+            scores_of(workdir)
             recipes.check_workdir(recipes.load(recipe, overrides), workdir)
             return workdir, []
         return workdir, [f"--config={recipe}", f"--workdir={workdir}", *overrides]
@@ -69,10 +94,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         workdir, arguments = plan(seed, name, recipe, *extra)
         if arguments:
             command = [sys.executable, "-m", "sak_jax.main", *arguments]
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            done = launch(command, running)
             if done.returncode:
-                raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}")
-        return json.loads((workdir / "results.json").read_text())["metrics"]
+                lines = [line for line in done.stdout.splitlines() if line.strip()] or ["without a word"]
+                kind = UserError if done.returncode == 2 else EndedEarly
+                raise kind(f"{workdir}: the run ended with {lines[-1].removeprefix('error: ')}; {shlex.join(command)}")
+        return scores_of(workdir)
 
     def by(method: str) -> str:
         """The recipe carried out by a method."""
@@ -111,28 +138,35 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [*(name for name in METHODS if name in methods), *others]
     scores: dict[str, list[dict]] = {name: [{} for _ in range(options.seeds)] for name in names}
     with ThreadPoolExecutor(options.jobs) as pool:
-        done = pool.map(lambda job: (job[0], job[1]()), jobs)
-        for seed, results in tqdm(done, total=len(jobs), desc="runs", disable=None):
-            for name, values in results.items():
-                scores[name][seed] |= values
-    _report(scores, [f"{task.name}/{task.metric}" for task in tasks], recipes.ordered(config.baselines), output)
+        try:
+            done = pool.map(lambda job: (job[0], job[1]()), jobs)
+            for seed, results in tqdm(done, total=len(jobs), desc="runs", disable=None):
+                for name, values in results.items():
+                    scores[name][seed] |= values
+        except BaseException:  # Of one run, or a signal: the others save and end, the same command goes on.
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                if process.poll() is None:
+                    process.terminate()
+            raise
+    _report(scores, [f"{task.name}/{task.metric}" for task in tasks], recipes.ordered(config.baselines), table)
 
 
-def _report(scores: dict[str, list[dict]], keys: list[str], given: dict[str, float], output: Path) -> None:
+def _report(scores: dict[str, list[dict]], keys: list[str], given: dict[str, float], file: epath.Path) -> None:
     """Prints the table of means over seeds, and writes it beside the single runs' scores.
 
     Args:
       scores: of each row and seed.
       keys: of the scores.
       given: baselines where there are no runs of single tasks.
-      output: the folder.
+      file: where it is written.
     """
     for name, rows in scores.items():
         for seed, row in enumerate(rows):
             missing = [key for key in keys if row.get(key) is None]
             if missing:
                 raise UserError(
-                    f"{output}: {name} with seed {seed} has no score {missing[0]}: nothing valid to compare"
+                    f"{file.parent}: {name} with seed {seed} has no score {missing[0]}: nothing valid to compare"
                 )
     alone = scores.get("single-task")
     baselines = {key: float(np.mean([row[key] for row in alone])) if alone else given.get(key) for key in keys}
@@ -150,7 +184,7 @@ def _report(scores: dict[str, list[dict]], keys: list[str], given: dict[str, flo
         print(f"| {name} | {cells} | {row['delta_m']:+.2f} ± {row['delta_m_std']:.2f} |")
     words = "the single-task means" if alone else "the recipe's scores"
     print(f"\nMeans of {len(next(iter(scores.values())))} seeds; {words} are the baselines of Delta_m.")
-    (output / "comparison.json").write_text(json.dumps({"table": table, "runs": scores}, indent=2) + "\n")
+    paths.write_text(file, json.dumps({"table": table, "runs": scores}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

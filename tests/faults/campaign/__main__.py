@@ -69,7 +69,14 @@ def main() -> None:
 def load() -> None:
     """Imports what the inputs' processes would each import again; versions differ in what they have."""
     modules = ("run", "runner", "data.checks", "data.folder", "data.sets.folder", "data.prepare", "data.arrayrecord")
-    modules += ("report.page", "report.figures", "weights.files", "weights.pickles", "convert.files", "methods.published")
+    modules += (
+        "report.page",
+        "report.figures",
+        "weights.files",
+        "weights.pickles",
+        "convert.files",
+        "methods.published",
+    )
     for name in (*(f"sak_jax.{module}" for module in modules), "torch", "tensorboardX", "PIL.TiffImagePlugin"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

@@ -89,7 +89,11 @@ RECIPES = {
     "with an unknown task": ("--config=configs/rooms.py:method=single-smell",),
     "with an unknown foundation": ("--config=configs/rooms.py:method=frozen-nothing",),
     "without data": ("--config=configs/nyud.py", "--config.data.root=/nowhere"),
-    "without data, of folders": ("--config=configs/folder.py:method=multitask", "--config.data.root=/nowhere", "--config.init_from="),
+    "without data, of folders": (
+        "--config=configs/folder.py:method=multitask",
+        "--config.data.root=/nowhere",
+        "--config.init_from=",
+    ),
     "without a start": ("--config=configs/folder.py:method=multitask", "--config.init_from=/nowhere"),
 }
 
@@ -106,7 +110,8 @@ TEXTS = {
     "an unknown import": "import no_such_module\n",
     "a null character": "x = 1\0\n",
     "bytes": b"\xff\xfe\x00",
-    "a function for a value": "def get_config(text):\n    import tests.recipes.tiny as t\n    c = t.get_config(); c.seed = len; return c\n",
+    "a function for a value": "import tests.recipes.tiny as tiny\n"
+    "def get_config(text):\n    config = tiny.get_config()\n    config.seed = len\n    return config\n",
     "no arguments taken": "def get_config():\n    return 1\n",
     "itself": "def get_config(text):\n    return get_config(text)\n",
 }
@@ -126,9 +131,15 @@ def config_and_flags() -> Iterator:
         for value in values:
             yield f"{name}={value}", lambda work, name=name, value=value: key(name, value, work)
     for flags in FLAGS:
-        yield f"flags {flags}", lambda work, flags=flags: trial.command(main, *TINY, f"--workdir={work / 'run'}", *flags).refused()
+        yield (
+            f"flags {flags}",
+            lambda work, flags=flags: trial.command(main, *TINY, f"--workdir={work / 'run'}", *flags).refused(),
+        )
     for name, flags in RECIPES.items():
-        yield f"a recipe {name}", lambda work, flags=flags: trial.command(main, f"--workdir={work / 'run'}", *flags).refused()
+        yield (
+            f"a recipe {name}",
+            lambda work, flags=flags: trial.command(main, f"--workdir={work / 'run'}", *flags).refused(),
+        )
 
     def recipe(text: str | bytes, work: Path) -> None:
         (work / "mine.py").write_bytes(text if isinstance(text, bytes) else text.encode())

@@ -157,9 +157,7 @@ def class_maps() -> Iterator:
         yield f"classes, {name}", label("semseg", "index", write, None, ending)
     yield "classes, grey palette", label("semseg", "index", palette(u8, True), a, "png")
     yield "classes, transparent palette", label("semseg", "index", palette(u8, False, True), EITHER, "png")
-    yield "from 1, void 0 and 255", label(
-        "semseg", "index_from_1", image(changed(u8 + 1, 255)), changed(a, 255), "png"
-    )
+    yield "from 1, void 0 and 255", label("semseg", "index_from_1", image(changed(u8 + 1, 255)), changed(a, 255), "png")
 
 
 def masks() -> Iterator:
@@ -175,7 +173,7 @@ def masks() -> Iterator:
     ):  # fmt: skip
         yield f"mask, {name}", label("sal", "binary", write, m, ending)
     for name, write, ending in (
-        ("drawn in the alpha channel", image(np.dstack([with_alpha(m * 0, 0)[..., :3], m * 255]).astype(np.uint8)), "png"),
+        ("drawn as alpha", image(np.dstack([with_alpha(m * 0, 0)[..., :3], m * 255]).astype(np.uint8)), "png"),
         ("classes 0..4", image(CLASSES_MAP.astype(np.uint8)), "png"), ("colours", image(NORMAL_COLOURS), "png"),
         ("negative", array(m - 1.0), "npy"),
     ):  # fmt: skip
@@ -218,7 +216,8 @@ def normals() -> Iterator:
     yield "normals, alpha 255", label("normals", "rgb_normals", image(with_alpha(NORMAL_COLOURS, 255)), right, "png")
     for name, write, ending in (
         ("jpeg", image(NORMAL_COLOURS), "jpg"), ("one channel", image(EDGES.astype(np.uint8)), "png"),
-        ("0..1 as floats", array(NORMAL_COLOURS / 255), "npy"), ("0..255 as floats", array(NORMAL_COLOURS * 1.0), "npy"),
+        ("0..1 as floats", array(NORMAL_COLOURS / 255), "npy"),
+        ("0..255 as floats", array(NORMAL_COLOURS * 1.0), "npy"),
         ("int8", array((unit * 127).astype(np.int8)), "npy"), ("bool", array(unit > 0), "npy"),
     ):  # fmt: skip
         yield f"normals, {name}", label("normals", "rgb_normals", write, None, ending)
@@ -245,11 +244,14 @@ def depth() -> Iterator:
     for name, write, want, ending in (
         ("floats", array(m.astype(np.float32)), m, "npy"), ("half", array(m.astype(np.float16)), EITHER, "npy"),
         ("npz", lambda path: np.savez(path, m), m, "npz"), ("tiff", image(m.astype(np.float32)), m, "tif"),
-        ("nothing as NaN", array(changed(m, np.nan)), changed(m, 0), "npy"), ("int16 mm", array(d.astype(np.int16)), None, "npy"),
+        ("nothing as NaN", array(changed(m, np.nan)), changed(m, 0), "npy"),
+        ("int16 mm", array(d.astype(np.int16)), None, "npy"),
         ("nothing as infinity", array(changed(m, np.inf)), changed(m, 0), "npy"), ("negative", array(-m), None, "npy"),
         ("floats of mm", array(d * 1.0), None, "npy"), ("npz of two", lambda path: np.savez(path, m, m), None, "npz"),
-        ("16-bit png", image(d.astype(np.uint16)), None, "png"), ("a dict", array(np.array({"d": m}, object)), None, "npy"),
-        ("three channels", array(np.stack([m, m * 2, m], -1)), None, "npy"), ("3-d", array(np.zeros((4, *SIZE))), None, "npy"),
+        ("16-bit png", image(d.astype(np.uint16)), None, "png"),
+        ("a dict", array(np.array({"d": m}, object)), None, "npy"),
+        ("three channels", array(np.stack([m, m * 2, m], -1)), None, "npy"),
+        ("3-d", array(np.zeros((4, *SIZE))), None, "npy"),
     ):  # fmt: skip
         yield f"metres, {name}", label("depth", metres, write, want, ending)
 
@@ -280,36 +282,61 @@ def photographs() -> Iterator:
     for ending in ("webp", "bmp", "tif", "TIFF", "JPG", "gif", "ppm", "jp2", "JPEG", "png"):
         kind = Image.registered_extensions()[f".{ending.lower()}"]
         yield f"photographs, {ending}", found(saved(f"a.{ending}", f"b.{ending}", format=kind), 2)
-    yield "photographs, four names in three folders", found(
-        saved(*(f"{place}/{n}.png" for place in "xyz" for n in range(4))), 12, "images/*/*"
+    yield (
+        "photographs, four names in three folders",
+        found(saved(*(f"{place}/{n}.png" for place in "xyz" for n in range(4))), 12, "images/*/*"),
     )
     yield "photographs, jpg and png of one name", found(saved("a.jpg", "a.png"), None)
     yield "photographs, hidden files", found(saved("a.png", "._a.png", ".b.png"), 1)
-    yield "photographs, a link to above", found(
-        lambda root: (saved("a.png")(root), (root / "up").symlink_to(root)), 1, "images/**"
+    yield (
+        "photographs, a link to above",
+        found(lambda root: (saved("a.png")(root), (root / "up").symlink_to(root)), 1, "images/**"),
     )
-    yield "photographs, a link to itself", found(
-        lambda root: (saved("a.png")(root), (root / "b.png").symlink_to(root / "b.png")), None
+    yield (
+        "photographs, a link to itself",
+        found(lambda root: (saved("a.png")(root), (root / "b.png").symlink_to(root / "b.png")), None),
     )
-    yield "photographs, a broken link", found(
-        lambda root: (saved("a.png")(root), (root / "b.png").symlink_to(root / "none.png")), None
+    yield (
+        "photographs, a broken link",
+        found(lambda root: (saved("a.png")(root), (root / "b.png").symlink_to(root / "none.png")), None),
     )
-    for name in ("new\nline.png", "e\u0301.png", "é.png", "a [1].png", "a*.png", "{id}.png", "%s.png", " .png", "a'\".png"):
+    for name in (
+        "new\nline.png",
+        "e\u0301.png",
+        "é.png",
+        "a [1].png",
+        "a*.png",
+        "{id}.png",
+        "%s.png",
+        " .png",
+        "a'\".png",
+    ):
         yield f"photographs, called {name!r}", found(saved(name), 1)
     yield "photographs, NFC and NFD of one name", found(saved("e\u0301.png", "é.png"), 2)
-    yield "photographs, a name that is no UTF-8", found(
-        lambda root: (saved("a.png")(root), os.rename(os.fsencode(root) + b"/a.png", os.fsencode(root) + b"/\xff.png")), 1
+    yield (
+        "photographs, a name that is no UTF-8",
+        found(
+            lambda root: (
+                saved("a.png")(root),
+                os.rename(os.fsencode(root) + b"/a.png", os.fsencode(root) + b"/\xff.png"),
+            ),
+            1,
+        ),
     )
     yield "photographs, none", found(lambda root: None, None)
     yield "photographs, text", found(lambda root: (root / "a.png").write_text("text"), None)
-    yield "photographs, cut", found(
-        lambda root: (root / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20)), None
+    yield "photographs, cut", found(lambda root: (root / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20)), None)
+    yield (
+        "photographs, 16-bit grey",
+        found(
+            lambda root: Image.fromarray((IMAGE[..., 0] * np.uint16(257)).astype(np.uint16)).save(root / "a.png"),
+            1,
+            expected=np.repeat(IMAGE[..., :1], 3, 2),
+        ),
     )
-    yield "photographs, 16-bit grey", found(
-        lambda root: Image.fromarray((IMAGE[..., 0] * np.uint16(257)).astype(np.uint16)).save(root / "a.png"), 1, expected=np.repeat(IMAGE[..., :1], 3, 2)
-    )
-    yield "photographs, floats", found(
-        lambda root: Image.fromarray(IMAGE[..., 0].astype(np.float32)).save(root / "a.tif"), None
+    yield (
+        "photographs, floats",
+        found(lambda root: Image.fromarray(IMAGE[..., 0].astype(np.float32)).save(root / "a.tif"), None),
     )
     yield "photographs, cmyk", found(lambda root: Image.fromarray(IMAGE).convert("CMYK").save(root / "a.jpg"), 1)
     for kind in ("L", "LA", "P", "RGBA", "1"):
@@ -444,7 +471,10 @@ def array_record() -> Iterator:
     yield "versions 9 and 10", versions
     yield "two sets in one folder", asked_for
     yield "another set", another
-    yield "images under the name imagenet", lambda work: _assert(is_refused(lambda: read(prepared() / "both", "imagenet")))
+    yield (
+        "images under the name imagenet",
+        lambda work: _assert(is_refused(lambda: read(prepared() / "both", "imagenet"))),
+    )
     yield "foreign metadata beside original files", foreign
     yield "a folder with brackets", brackets
 

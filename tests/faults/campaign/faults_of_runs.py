@@ -88,7 +88,7 @@ def newest_checkpoint() -> Iterator:
     files = [path for path in inside if (base / newest / path).is_file()]
     shown = [path for path in files if "ocdbt.process_0" not in str(path)]
     data = [path for path in files if path not in shown and (base / newest / path).stat().st_size > 500]
-    kinds = [(path, damage) for path in shown for damage in (empty, cut)]
+    kinds = [(path, damage) for path in shown for damage in (empty, cut, turned)]
     kinds += [(path, gone) for path in shown]
     kinds += [(path, damage) for path in data[:3] for damage in (empty, cut, gone, turned)]
     kinds += [(path, damage) for path in inside if path.parent == Path(".") for damage in (gone, other_kind)]
@@ -203,7 +203,19 @@ def workdirs() -> Iterator:
         trial.command(main, *TINY, where).did()
         assert metrics(work / name) == metrics(finished()), "it ends with other scores"
 
-    for name in ("run [1]", "a*b", "what?", " spaces ", "{x}", "%d%s", "e\u0301\u00e9", "new\nline", "$HOME", "a:b,c", "#"):
+    for name in (
+        "run [1]",
+        "a*b",
+        "what?",
+        " spaces ",
+        "{x}",
+        "%d%s",
+        "e\u0301\u00e9",
+        "new\nline",
+        "$HOME",
+        "a:b,c",
+        "#",
+    ):
         yield f"called {name!r}", lambda work, name=name: odd(work, name)
     if may_mount():
         yield "read-only, trained", lambda work: read_only(work).refused()

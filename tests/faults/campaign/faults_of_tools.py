@@ -22,13 +22,13 @@ def call(tool: str, *argv: object) -> trial.Done:
     return trial.command(lambda arguments: importlib.import_module(tool).main(arguments), *argv)
 
 
-def boundaries(work: Path, count: int = 2) -> tuple[str, ...]:
+def boundaries(work: Path, count: int = 2, size=(40, 60)) -> tuple[str, ...]:
     """Predictions and labels of the boundary score, and the flags that name them."""
     rng = np.random.default_rng(0)
     for kind in ("predictions", "labels"):
         (work / kind).mkdir()
         for number in range(count):
-            edges = (rng.random((40, 60)) > 0.9) * np.uint8(255)
+            edges = (rng.random(size) > 0.9) * np.uint8(255)
             Image.fromarray(edges).save(work / kind / f"{number}.png")
     return (
         f"--predictions={work / 'predictions'}", f"--labels={work / 'labels'}", "--max_distance=0.0075",
@@ -53,7 +53,15 @@ def outputs(work: Path, ending: str) -> dict[str, Path]:
     }
 
 
-OUTPUTS = ("below a file", "taken", "a folder", "below /proc", "below a dangling link", "a name of 300 letters", "a null character")
+OUTPUTS = (
+    "below a file",
+    "taken",
+    "a folder",
+    "below /proc",
+    "below a dangling link",
+    "a name of 300 letters",
+    "a null character",
+)
 
 
 def output_trials() -> Iterator:
@@ -89,7 +97,13 @@ def output_trials() -> Iterator:
     for tool, flags in folders.items():
         if not Path("tools", f"{tool}.py").exists():
             continue
-        for name in ("below a file", "below /proc", "below a dangling link", "a name of 300 letters", "a null character"):
+        for name in (
+            "below a file",
+            "below /proc",
+            "below a dangling link",
+            "a name of 300 letters",
+            "a null character",
+        ):
 
             def attempt(work: Path, tool=tool, flags=flags, name=name) -> None:
                 call(tool, *flags(work), f"--output={outputs(work, '')[name]}").refused()
@@ -157,8 +171,9 @@ def boundary_trials() -> Iterator:
 
     yield "evaluate_boundaries, a folder with brackets", brackets
     yield "evaluate_boundaries, ~", home
-    yield "evaluate_boundaries, capital endings", changed(
-        lambda work: prediction(work).rename(work / "predictions" / "0.PNG"), refused=False
+    yield (
+        "evaluate_boundaries, capital endings",
+        changed(lambda work: prediction(work).rename(work / "predictions" / "0.PNG"), refused=False),
     )
 
 
@@ -174,10 +189,11 @@ def mistaken() -> Iterator:
         ("compare", tiny, "--seeds=1", "--output={work}/c", "--config.data.name=nyud", "--config.data.root=/nowhere"),
         ("list_teachers", "--image_size=99999999999,5"), ("list_teachers", "--image_size=0,0"),
         ("list_teachers", "--image_size=-1,5"), ("list_teachers", "--image_size=x"), ("list_teachers", "x"),
-        ("write_rooms", "nyud", "--output={work}/r", "--seed=-1"), ("write_rooms", "nyud", "--output={work}/r", "--train=-1"),
+        ("write_rooms", "nyud", "--output={work}/r", "--seed=-1"),
+        ("write_rooms", "nyud", "--output={work}/r", "--train=-1"),
         ("write_rooms", "nyud", "--output={work}/r", "--height=0"), ("write_rooms", "other", "--output={work}/r"),
-        ("write_rooms", "nyud", "--output={work}", "--train=1"), ("write_rooms", "nyud", "--output={work}/r", "--width=-3"),
-        ("write_rooms", "nyud", "--output={work}/r", "--seed=99999999999999999999"),
+        ("write_rooms", "nyud", "--output={work}", "--train=1"),
+        ("write_rooms", "nyud", "--output={work}/r", "--width=-3"),
         ("prepare_data", "nyud", "--source=/nowhere", "--output={work}/p"),
         ("prepare_data", "nyud", "--source={nyud}", "--output={work}/p", "--samples_per_shard=-1"),
         ("prepare_data", "nyud", "--source={nyud}", "--output={work}/p", "--splits=other"),
@@ -248,7 +264,14 @@ def mistaken() -> Iterator:
         for name in ("sak-0", "multitask-0", "no-router-0", "single-semseg-0"):
             (work / "c" / name).mkdir(parents=True)
             (work / "c" / name / "results.json").write_text('{"metrics": {"semseg/mI')
-        call("compare", tiny, "--seeds=1", f"--output={work / 'c'}", "--config.tasks.depth={}", "--config.multitask.lr=-1.0").refused()
+        call(
+            "compare",
+            tiny,
+            "--seeds=1",
+            f"--output={work / 'c'}",
+            "--config.tasks.depth={}",
+            "--config.multitask.lr=-1.0",
+        ).refused()
 
     yield "compare, truncated results", truncated
     del run
@@ -263,7 +286,13 @@ def tools() -> Iterator:
 def interrupted() -> Iterator:
     """Signals in the middle: one line, nobody left behind, nothing half-written."""
 
-    def stopped(number: int, start: Callable[[Path], list], ready: Callable[[Path], bool], whole: Path | None = None, group=False):
+    def stopped(
+        number: int,
+        start: Callable[[Path], list],
+        ready: Callable[[Path], bool],
+        whole: Path | None = None,
+        group=False,
+    ):
         def attempt(work: Path) -> None:
             process = subprocess.Popen(
                 [sys.executable, *map(str, start(work))], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -273,7 +302,7 @@ def interrupted() -> Iterator:
             while not ready(work) and process.poll() is None and time.monotonic() < end:
                 time.sleep(0.02)
             assert process.poll() is None, f"over too soon: {process.communicate()[1][-500:]}"
-            time.sleep(0.5)
+            time.sleep(0.2)
             os.killpg(process.pid, number) if group else process.send_signal(number)
             out, err = process.communicate(timeout=40)
             assert process.returncode in (1, -number), f"status {process.returncode}: {err[-500:]}"
@@ -289,16 +318,24 @@ def interrupted() -> Iterator:
         return attempt
 
     def score(work: Path) -> list:
-        flags = boundaries(work, 400)
+        flags = boundaries(work, 60, size=(400, 600))
         return ["tools/evaluate_boundaries.py", *flags[:-1], "--workers=2", f"--output={work / 'x.json'}"]
 
     def prepare(work: Path) -> list:
-        return ["tools/prepare_data.py", "nyud", f"--source={_many(work)}", f"--output={work / 'out'}", "--samples_per_shard=20"]
+        return [
+            "tools/prepare_data.py",
+            "nyud",
+            f"--source={_many(work)}",
+            f"--output={work / 'out'}",
+            "--samples_per_shard=50",
+        ]
 
     def busy(work: Path) -> bool:
         return any(len(_of_session(int(pid))) > 2 for pid in _children())
 
-    begun = lambda work: any((work / "out").glob(".unfinished*/*record*")) or any((work / "out").glob("**/*.incomplete*/*"))  # noqa: E731
+    def begun(work: Path) -> bool:
+        return any((work / "out").glob(".unfinished*/*record*"))
+
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
         yield f"evaluate_boundaries, {number.name}", stopped(number, score, busy, Path("x.json"))
     yield "evaluate_boundaries, Ctrl-C to all", stopped(signal.SIGINT, score, busy, Path("x.json"), group=True)
@@ -307,9 +344,15 @@ def interrupted() -> Iterator:
 
 
 def _many(work: Path) -> Path:
-    done = call("write_rooms", "nyud", f"--output={work / 'many'}", "--train=200", "--val=1", "--height=48", "--width=64")
-    done.did()
-    return work / "many"
+    """Original files of NYUD-v2's layout with one image under 3000 names."""
+    root = shutil.copytree(faults_of_data.prepared() / "nyud", work / "many")
+    names = (root / "gt_sets" / "train.txt").read_text().split()
+    copies = [f"9{number:04d}" for number in range(3000)]
+    for file in [path for path in root.rglob("*") if path.stem == names[0]]:
+        for name in copies:
+            os.link(file, file.with_stem(name))
+    (root / "gt_sets" / "train.txt").write_text("\n".join(names + copies) + "\n")
+    return root
 
 
 def _children() -> list[str]:

@@ -113,17 +113,38 @@ def _npy(header: str, content: bytes = b"") -> bytes:
 
 
 def weight_files() -> Iterator:
-    for wrapper in ("", "state_dict", "model", "model_state_dict", "teacher", "student", "net", "ema", "module", "model_ema"):
-        yield f"wrapped as {wrapper!r}", right(
-            "x.pth", torch_file(lambda torch, wrapper=wrapper: {wrapper: tensors(torch)} if wrapper else tensors(torch))
+    for wrapper in (
+        "",
+        "state_dict",
+        "model",
+        "model_state_dict",
+        "teacher",
+        "student",
+        "net",
+        "ema",
+        "module",
+        "model_ema",
+    ):
+        yield (
+            f"wrapped as {wrapper!r}",
+            right(
+                "x.pth",
+                torch_file(lambda torch, wrapper=wrapper: {wrapper: tensors(torch)} if wrapper else tensors(torch)),
+            ),
         )
     for prefix in ("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."):
         yield f"prefix {prefix}", right("x.pth", torch_file(lambda torch, prefix=prefix: tensors(torch, prefix)))
         prefixed = {f"{prefix}{key}": value for key, value in WEIGHTS.items()}
         yield f"prefix {prefix} in safetensors", right("x.safetensors", safe(prefixed))
     yield "wrapped twice", right("x.pth", torch_file(lambda torch: {"checkpoint": {"state_dict": tensors(torch)}}))
-    yield "beside an optimiser", right(
-        "x.pth", torch_file(lambda torch: {"model": tensors(torch), "optimizer": {"state": {0: tensors(torch)}}, "epoch": 3})
+    yield (
+        "beside an optimiser",
+        right(
+            "x.pth",
+            torch_file(
+                lambda torch: {"model": tensors(torch), "optimizer": {"state": {0: tensors(torch)}}, "epoch": 3}
+            ),
+        ),
     )
     yield "bfloat16 safetensors", right("x.safetensors", safe(BF16), BF16)
     yield "bfloat16 pth", right("x.pth", torch_file(lambda t: {k: v.bfloat16() for k, v in tensors(t).items()}), BF16)
@@ -163,7 +184,10 @@ def weight_files() -> Iterator:
         yield f"text, {ending}", wrong(f"x.{ending}", lambda path: path.write_text("not weights\n"))
     yield "cut safetensors", wrong("x.safetensors", lambda path: path.write_bytes(whole[:-5]))
     yield "safetensors with a rest", wrong("x.safetensors", lambda path: path.write_bytes(whole + b"12345"))
-    yield "a header of 2 ** 60", wrong("x.safetensors", lambda path: path.write_bytes((1 << 60).to_bytes(8, "little") + whole[8:]))
+    yield (
+        "a header of 2 ** 60",
+        wrong("x.safetensors", lambda path: path.write_bytes((1 << 60).to_bytes(8, "little") + whole[8:])),
+    )
     yield "cut pth", wrong("x.pth", lambda path: (torch_file(tensors)(path), os.truncate(path, 500)))
     yield "a pickle that runs code", wrong("x.pth", lambda path: path.write_bytes(pickle.dumps(_Runs())))
     yield "a pickle that runs code, in PyTorch's", wrong("x.pth", torch_file(lambda torch: {"a": _Runs()}))
@@ -174,13 +198,24 @@ def weight_files() -> Iterator:
     yield "an empty dict", wrong("x.pth", torch_file(lambda torch: {}))
     sparse = lambda torch: {"a.weight": torch.eye(3).to_sparse()}  # noqa: E731
     yield "sparse", wrong("x.pth", torch_file(sparse), "sparse")
-    yield "on no device", wrong("x.pth", torch_file(lambda torch: {"a.weight": torch.empty(3, 3, device="meta")}), "meta")
-    yield "float8", wrong("x.pth", torch_file(lambda torch: {"a.weight": torch.ones(3, 3).to(torch.float8_e4m3fn)}), "float8")
-    yield "quantised", wrong(
-        "x.pth", torch_file(lambda torch: {"a.weight": torch.quantize_per_tensor(torch.ones(3, 3), 0.1, 0, torch.qint8)})
+    yield (
+        "on no device",
+        wrong("x.pth", torch_file(lambda torch: {"a.weight": torch.empty(3, 3, device="meta")}), "meta"),
     )
-    yield "float8 safetensors", wrong(
-        "x.safetensors", safe({"a.weight": np.ones((3, 3), ml_dtypes.float8_e4m3fn)}), "F8"
+    yield (
+        "float8",
+        wrong("x.pth", torch_file(lambda torch: {"a.weight": torch.ones(3, 3).to(torch.float8_e4m3fn)}), "float8"),
+    )
+    yield (
+        "quantised",
+        wrong(
+            "x.pth",
+            torch_file(lambda torch: {"a.weight": torch.quantize_per_tensor(torch.ones(3, 3), 0.1, 0, torch.qint8)}),
+        ),
+    )
+    yield (
+        "float8 safetensors",
+        wrong("x.safetensors", safe({"a.weight": np.ones((3, 3), ml_dtypes.float8_e4m3fn)}), "F8"),
     )
     yield "TorchScript", wrong("x.pt", lambda path: _script(path), "torchscript")
     hdf5 = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512) + b"\x89HDF\r\n\x1a\n"
@@ -192,14 +227,23 @@ def weight_files() -> Iterator:
     yield "ONNX", wrong("x.onnx", lambda path: path.write_bytes(b"\x08\x07\x12\x07pytorch" + bytes(100)))
     yield "npz with objects", wrong("x.npz", lambda path: np.savez(path, a=np.array([{}], object)))
     yield "npz of strings", wrong("x.npz", lambda path: np.savez(path, a=np.array(["a"])))
-    yield "npz that lies of its size", wrong(
-        "x.npz", _zip("a.npy", _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }", bytes(8)))
+    yield (
+        "npz that lies of its size",
+        wrong(
+            "x.npz",
+            _zip("a.npy", _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }", bytes(8))),
+        ),
     )
-    yield "npz of negative size", wrong(
-        "x.npz", _zip("a.npy", _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-3,), }", bytes(8)))
+    yield (
+        "npz of negative size",
+        wrong("x.npz", _zip("a.npy", _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-3,), }", bytes(8)))),
     )
-    yield "npz of 300 MB in 300 kB", wrong(
-        "x.npz", _zip("a.npy", _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (80000000,), }", bytes(320_000_000)))
+    yield (
+        "npz of 300 MB in 300 kB",
+        wrong(
+            "x.npz",
+            _zip("a.npy", _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (80000000,), }", bytes(320_000_000))),
+        ),
     )
     yield "a folder", wrong("x", lambda path: path.mkdir())
     yield "nothing", wrong("none.pth", lambda path: None)

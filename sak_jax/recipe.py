@@ -196,7 +196,8 @@ def check_keys(config: ConfigDict) -> None:
     """
     values, known = ordered(config), keys_of(config)
     keys.check(values, known)
-    missing = keys.missing(values, known)
+    # Of `data` what is missing has its default.
+    missing = keys.missing(values, {name: section for name, section in known.items() if name != "data"})
     if missing:
         raise UserError(f"config.{missing} is missing: set it, or leave the section above it as recipe.base() has it")
 

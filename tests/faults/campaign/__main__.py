@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--fuzzed", type=int, default=1278, help="damaged files")
     parser.add_argument("--output", type=Path, help="where the failures are put")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background job would ignore it.
     os.chdir(options.checkout)
     sys.path[:1] = [str(options.checkout.resolve()), str(options.checkout.resolve() / "tools"), str(HERE)]
     os.environ |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(options.checkout.resolve())}

@@ -125,10 +125,10 @@ def steps(folder: epath.Path) -> list[int]:
 
 
 @contextlib.contextmanager
-def reading() -> Iterator[None]:
-    """Within it a damaged checkpoint is an exception alone.
+def quiet() -> Iterator[None]:
+    """Within it a damaged checkpoint, or a full disk, is an exception alone.
 
-    TensorStore's threads print a traceback each when Orbax has met damage and no longer waits for them; since they may
+    TensorStore's threads print a traceback each when Orbax has met either and no longer waits for them; since they may
     do so later, they are kept from it for good once that has happened.
     """
     before = sys.unraisablehook
@@ -155,7 +155,7 @@ def load(path: epath.PathLike, *, best: bool = False) -> tuple[dict[str, Any], s
     folder = find(path, best=best)
     try:
         config = read_config(folder)
-        with reading(), ocp.PyTreeCheckpointer() as checkpointer:
+        with quiet(), ocp.PyTreeCheckpointer() as checkpointer:
             saved = checkpointer.metadata(paths.absolute(folder / "model")).item_metadata.tree
             # As numpy arrays, wherever they lay when they were saved: on another number of devices, say.
             arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)

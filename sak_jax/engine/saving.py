@@ -59,6 +59,8 @@ class Checkpoints:
         self._folder = paths.absolute(workdir / checkpoints.FOLDER / stage)  # Orbax wants it absolute.
         self._config, self._compatible = dict(config), compatible
         self._scores = checkpoints.read_scores(self._folder)
+        self._quiet = checkpoints.quiet()
+        self._quiet.__enter__()
         if self._folder.exists() and meshes.is_main():
             # What a killed run was writing. Orbax would remove it in a thread of its own, which must not outlive a run
             # that ends at once with an error.
@@ -142,8 +144,7 @@ class Checkpoints:
                 raise UserError(f"{folder} holds a student, not a run to resume: start from it with --config.init_from")
             try:
                 config = json.loads(checkpoints.item(folder / "config"))
-                with checkpoints.reading():
-                    restored = self._restore(step, target, seed)
+                restored = self._restore(step, target, seed)
             except Exception as error:  # noqa: BLE001 - Orbax raises whatever the damage makes it stumble over
                 reason = " ".join(str(error).split())[:200]
                 if jax.process_count() > 1:
@@ -189,6 +190,7 @@ class Checkpoints:
         """Waits until all is written."""
         self.wait()
         self._manager.close()
+        self._quiet.__exit__(None, None, None)
 
     def _writing(self, write: Callable[[], Any]) -> None:
         try:

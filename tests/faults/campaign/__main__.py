@@ -35,6 +35,8 @@ def main() -> None:
     os.environ |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(options.checkout.resolve())}
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "sak_jax_test_xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    # Nor may the package be found where another version is installed from.
+    sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
     import faults_of_config
     import faults_of_data
     import faults_of_runs
@@ -80,8 +82,10 @@ def load() -> None:
         "methods.published",
     )
     for name in (*(f"sak_jax.{module}" for module in modules), "torch", "tensorboardX", "PIL.TiffImagePlugin"):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+        ours = name.startswith("sak_jax")
+        if not ours or Path(name.replace(".", "/")).with_suffix(".py").is_file():
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
 
 
 if __name__ == "__main__":

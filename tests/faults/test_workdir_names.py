@@ -32,7 +32,7 @@ def test_a_run_is_trained_resumed_evaluated_loaded_and_reported(tmp_path, name):
     student = sak_jax.load(workdir)
     assert student.predict(np.zeros((24, 32, 3), np.uint8))["depth"].metres.shape == (24, 32)
     assert report.main([str(workdir), f"--output={workdir / 'page.html'}"]) == 0
-    assert sorted(path.name for path in (workdir / "checkpoints" / "multitask").iterdir()) == ["1", "2"]
+    assert sorted(path.name for path in (workdir / "checkpoints" / "multitask").iterdir()) == ["1", "2", "scores.json"]
 
 
 @pytest.mark.parametrize("name", ["maps [1]", "*", "a?b"])

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-SECONDS = 60
+SECONDS = 150
 
 
 @dataclasses.dataclass(frozen=True)

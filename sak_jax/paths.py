@@ -88,6 +88,8 @@ def check_output(path: epath.PathLike, *, force: bool = False, flag: str = "--ou
     Raises:
       UserError: there is such a file already, or it can't be written; names the remedy.
     """
+    if "\0" in os.fspath(path):
+        raise UserError(f"{flag}={os.fspath(path)!r} holds a null character, which no path can; give another one")
     file = given(path)
     try:
         if file.is_dir():

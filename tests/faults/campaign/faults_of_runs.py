@@ -195,12 +195,15 @@ def workdirs() -> Iterator:
         done.did_or_refused()
 
     def odd(work: Path, name: str) -> None:
-        where = f"--workdir={work / name}"
-        if not trial.command(main, *TINY, where).did_or_refused():
-            return
-        trial.command(main, *TINY, where, "--mode=evaluate").did()
+        def apart(*flags: str) -> None:
+            flags = (*TINY, f"--workdir={work / name}", *flags)
+            problem = trial.run(lambda _: trial.command(main, *flags).did())
+            assert not problem, problem
+
+        apart()
+        apart("--mode=evaluate")
         (work / name / "results.json").unlink()
-        trial.command(main, *TINY, where).did()
+        apart()
         assert metrics(work / name) == metrics(finished()), "it ends with other scores"
 
     for name in (

@@ -1,13 +1,16 @@
 """What all command lines share: flags, recipes with their overrides, and one line and a status for what goes wrong."""
 
 import argparse
+import contextlib
 import errno
 import functools
 import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -64,7 +67,9 @@ def show_progress() -> None:
     """Shows what the package logs, and of its libraries nothing but errors."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("sak_jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is as it should be.
+    # Orbax warns of what is as it should be, and its threads print hundreds of lines of what it raises besides.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def exit_status(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
@@ -76,14 +81,17 @@ def exit_status(main: Callable[[Sequence[str] | None], None]) -> Callable[..., i
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
         try:
-            main(argv)
-            sys.stdout.flush()
+            with _ended_as_interrupted():
+                main(argv)
+                sys.stdout.flush()
         except (UserError, EndedEarly, Stopped) as error:
+            _close_progress()
             # Under Slurm all processes write into one file, and the first says for all that they were stopped.
             if not isinstance(error, Stopped) or os.environ.get("SLURM_PROCID", "0") == "0":
                 print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2 if isinstance(error, UserError) else 1
         except KeyboardInterrupt:  # Where nothing has to be saved.
+            _close_progress()
             print("error: interrupted; run the same command to go on", file=sys.stderr)
             return 1
         except BrokenPipeError:  # Whoever read the output has had enough of it.
@@ -98,6 +106,28 @@ def exit_status(main: Callable[[Sequence[str] | None], None]) -> Callable[..., i
         return 0
 
     return run
+
+
+def _close_progress() -> None:
+    """Ends the lines of progress bars, so that an error has one of its own."""
+    if "tqdm" in sys.modules:
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.close()
+
+
+@contextlib.contextmanager
+def _ended_as_interrupted() -> Iterator[None]:
+    """Within it SIGTERM is as Ctrl-C, unless somebody has seen to it: what was begun is cleared away."""
+    free = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if free:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if free:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _forget_stdout() -> None:

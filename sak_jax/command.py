@@ -2,7 +2,10 @@
 
 import importlib
 import importlib.util
+import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +36,12 @@ COMMANDS = {
 """By name: the module, in the package or among the tools, and what it is for."""
 
 
+def end(number: int, frame: object) -> None:
+    """Ends the process for a signal, in one line: for the seconds in which modules are imported."""
+    os.write(2, b"error: interrupted; run the same command to go on\n")
+    os._exit(1)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -49,7 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         rest = ["--mode=evaluate", *rest]
     module = COMMANDS[name][0]
     sys.argv[0] = f"sak-jax {name}"  # What --help calls it.
-    return (importlib.import_module(module) if "." in module else tool(module)).main(rest)
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        found = importlib.import_module(module) if "." in module else tool(module)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return found.main(rest)
 
 
 def tool(name: str):

@@ -3,17 +3,18 @@
 import dataclasses
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
 from sak_jax import recipe as recipes
-from sak_jax.errors import UserError
+from sak_jax.errors import EndedEarly, UserError
 from sak_jax.tasks import delta_m
 
 
@@ -40,7 +41,7 @@ Scores = dict[str, list[dict[str, float]]]
 """Of each row, one dict of scores a seed."""
 
 
-def run(arms: Sequence[Arm], seeds: int, jobs: int, output: Path, overrides: Sequence[str]) -> Scores:
+def run(arms: Sequence[Arm], seeds: int, jobs: int, output: epath.Path, overrides: Sequence[str]) -> Scores:
     """Runs what has not finished, and gives all scores.
 
     Args:
@@ -51,8 +52,8 @@ def run(arms: Sequence[Arm], seeds: int, jobs: int, output: Path, overrides: Seq
       overrides: of all arms; an arm's own count more.
 
     Raises:
-      UserError: a workdir is another recipe's, before anything starts.
-      RuntimeError: a run failed; holds its last words.
+      UserError: a workdir is another recipe's, before anything starts; or a run has a mistake that it names.
+      EndedEarly: a run failed otherwise; holds its last line.
     """
     by_name = {arm.name: arm for arm in arms}
     # An arm after the one that it starts from, which waits for none: no job waits for one that comes later.
@@ -60,27 +61,31 @@ def run(arms: Sequence[Arm], seeds: int, jobs: int, output: Path, overrides: Seq
     planned = [(arm, seed, _plan(by_name, arm, seed, output, overrides)) for seed in range(seeds) for arm in order]
     scores: Scores = {arm.row or arm.name: [{} for _ in range(seeds)] for arm in arms}
     started: dict[tuple[str, int], Future] = {}
+    running: list[subprocess.Popen] = []
     with ThreadPoolExecutor(jobs) as pool:
         for arm, seed, (workdir, arguments) in planned:
             before = started.get((arm.start, seed))
-            started[arm.name, seed] = pool.submit(_train, workdir, arguments, before)
+            started[arm.name, seed] = pool.submit(_train, workdir, arguments, before, running)
         try:
             for arm, seed, _ in tqdm(planned, desc="runs", disable=None):
                 scores[arm.row or arm.name][seed] |= started[arm.name, seed].result()
-        except BaseException:
+        except BaseException:  # Of one run, or a signal: the others save and end, the same command goes on.
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                if process.poll() is None:
+                    process.terminate()
             raise
     return scores
 
 
-def workdir_of(name: str, seed: int, output: Path) -> Path:
+def workdir_of(name: str, seed: int, output: epath.Path) -> epath.Path:
     """Where an arm's run lies."""
     return output / f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', name)}-{seed}"
 
 
 def _plan(
-    arms: Mapping[str, Arm], arm: Arm, seed: int, output: Path, overrides: Sequence[str]
-) -> tuple[Path, list[str]]:
+    arms: Mapping[str, Arm], arm: Arm, seed: int, output: epath.Path, overrides: Sequence[str]
+) -> tuple[epath.Path, list[str]]:
     """A run's workdir, and what `sak_jax.main` is to be told; nothing where the run has finished."""
     workdir = workdir_of(arm.name, seed, output)
     given = [*overrides, f"--config.seed={seed}", *arm.overrides]
@@ -91,21 +96,44 @@ def _plan(
         given += [f"--config.init_from={start}", "--config.distill.steps=0"]
     config = recipes.load(arm.recipe, given)
     if (workdir / "results.json").exists():
+        scores_of(workdir)
         recipes.check_workdir(config, workdir)
         return workdir, []
     return workdir, [f"--config={arm.recipe}", f"--workdir={workdir}", *given]
 
 
-def _train(workdir: Path, arguments: list[str], before: Future | None) -> dict[str, float]:
+def launch(command: list[str], running: list[subprocess.Popen]) -> subprocess.CompletedProcess:
+    """A command's end and what it said; while it runs it is among `running`."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        running.append(process)
+        said, _ = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, said)
+
+
+def scores_of(workdir: epath.Path) -> dict[str, float]:
+    """The scores of a finished run; raises UserError where its results cannot be read."""
+    file = workdir / "results.json"
+    try:
+        found = json.loads(file.read_text())["metrics"]
+        return {str(name): value if value is None else float(value) for name, value in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} cannot be read as results ({error}): remove it to have them again") from error
+
+
+def _train(
+    workdir: epath.Path, arguments: list[str], before: Future | None, running: list[subprocess.Popen]
+) -> dict[str, float]:
     """One run's scores; trains only if it has not finished, and after what it starts from."""
     if before is not None:
         before.result()
     if arguments:
         command = [sys.executable, "-m", "sak_jax.main", *arguments]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = launch(command, running)
         if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}")
-    return json.loads((workdir / "results.json").read_text())["metrics"]
+            lines = [line for line in done.stdout.splitlines() if line.strip()] or ["without a word"]
+            kind = UserError if done.returncode == 2 else EndedEarly
+            raise kind(f"{workdir}: the run ended with {lines[-1].removeprefix('error: ')}; {shlex.join(command)}")
+    return scores_of(workdir)
 
 
 def baselines(scores: Scores, keys: Sequence[str], row: str, given: Mapping[str, float]) -> dict[str, float]:
@@ -121,7 +149,7 @@ def baselines(scores: Scores, keys: Sequence[str], row: str, given: Mapping[str,
     return found
 
 
-def check(scores: Scores, keys: Sequence[str], output: Path) -> None:
+def check(scores: Scores, keys: Sequence[str], output: epath.Path) -> None:
     """Makes sure that every run has every score.
 
     Raises:

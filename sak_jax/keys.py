@@ -126,6 +126,20 @@ def check(values: Mapping, keys: Keys, parents: tuple[str, ...] = ()) -> None:
             check(value, key, (*parents, name))
 
 
+def missing(values: Mapping, keys: Keys, parents: tuple[str, ...] = ()) -> str | None:
+    """The dotted path of the first key of `keys` that `values` lacks, or None; rows of any name may be lacking."""
+    for name, key in keys.items():
+        if name == ROWS:
+            continue
+        if name not in values:
+            return ".".join((*parents, name))
+        if not isinstance(key, Key):
+            found = missing(values[name], key, (*parents, name))
+            if found:
+                return found
+    return None
+
+
 def find(keys: Keys, path: str) -> Key | None:
     """The key at a dotted path, or that of the open section above it."""
     section: Any = keys

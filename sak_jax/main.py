@@ -1,20 +1,15 @@
 """The command line: `python -m sak_jax.main --config=configs/rooms.py [--workdir=DIR] [--mode=train|evaluate]`."""
 
-import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 
-
-def _end(number: int, frame: object) -> None:
-    os.write(2, b"error: interrupted; run the same command to go on\n")
-    os._exit(1)
-
+from sak_jax.command import end
 
 if __name__ == "__main__":  # Before the imports, which take seconds: Ctrl-C is one line from the start.
-    signal.signal(signal.SIGINT, _end)
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGTERM, end)
 
 from sak_jax import cli  # noqa: E402
 

@@ -66,8 +66,10 @@ def given(path: epath.PathLike) -> epath.Path:
     """A path as a user gives it: `~` is the home folder, and `gs://` can be used.
 
     Raises:
-      UserError: a `~` without a home folder, another kind of address, or see `check_remote`.
+      UserError: a null character, a `~` without a home folder, another kind of address, or see `check_remote`.
     """
+    if "\0" in os.fspath(path):
+        raise UserError(f"{os.fspath(path)!r} holds a null character, which no path can: give another one")
     check_remote(path)
     path = epath.Path(os.path.expanduser(path))
     if os.fspath(path).startswith("~"):
@@ -86,6 +88,8 @@ def check_output(path: epath.PathLike, *, force: bool = False, flag: str = "--ou
     Raises:
       UserError: there is such a file already, or it can't be written; names the remedy.
     """
+    if "\0" in os.fspath(path):
+        raise UserError(f"{flag}={os.fspath(path)!r} holds a null character, which no path can; give another one")
     file = given(path)
     try:
         if file.is_dir():

@@ -106,8 +106,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         if key not in config.data:
             config.data[key] = default
     values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *overrides])
     try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *overrides])
         rest = values(["", *overrides])
         config = values.config
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, flags.Error) as error:
@@ -156,7 +156,10 @@ def _get_config(file: Path, text: str) -> ConfigDict:
     except UserError:
         raise
     except SyntaxError as error:
-        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}; mend the recipe") from error
+        where = f"{error.filename or file}" + (f", line {error.lineno}" if error.lineno else "")
+        raise UserError(f"{where}: {error.msg}; mend the recipe") from error
+    except SystemExit as error:
+        raise UserError(f"{file}: ends Python by itself (exit {error.code}); a recipe gives a config") from error
     except Exception as error:  # noqa: BLE001 - a recipe is the user's own Python
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
         where = f"{file}, line {lines[-1]}" if lines else str(file)
@@ -177,8 +180,26 @@ def keys_of(config: Mapping) -> dict:
     Raises:
       UserError: it names an unknown method or data set.
     """
-    method = methods.get(config["method"]).keys()
-    return keys.merged(ENGINE, method, {"data": data.keys(config["data"]["name"])})
+    method, section = config.get("method"), config.get("data")
+    name = section.get("name") if isinstance(section, Mapping | ConfigDict) else None
+    for key, value in (("method", method), ("data.name", name)):
+        if not isinstance(value, str):
+            raise UserError(f"config.{key} is {value!r}: it must be a text; a recipe starts from recipe.base()")
+    return keys.merged(ENGINE, methods.get(method).keys(), {"data": data.keys(name)})
+
+
+def check_keys(config: ConfigDict) -> None:
+    """Makes sure that every key is there and holds what it may hold.
+
+    Raises:
+      UserError: names the key, its value and what would do.
+    """
+    values, known = ordered(config), keys_of(config)
+    keys.check(values, known)
+    # Of `data` what is missing has its default.
+    missing = keys.missing(values, {name: section for name, section in known.items() if name != "data"})
+    if missing:
+        raise UserError(f"config.{missing} is missing: set it, or leave the section above it as recipe.base() has it")
 
 
 def check(config: ConfigDict, devices: int) -> None:
@@ -187,8 +208,7 @@ def check(config: ConfigDict, devices: int) -> None:
     Raises:
       UserError: names the key, its value and what would do.
     """
-    values = ordered(config)
-    keys.check(values, keys_of(config))
+    check_keys(config)
     if config.mesh.data == 0:
         raise UserError("config.mesh.data is 0: it must be positive, or -1")
     for key in ("batch_size", "eval_batch_size"):

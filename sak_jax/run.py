@@ -44,7 +44,12 @@ class Options:
 
 
 def start_jax(config: ConfigDict) -> None:
-    """Joins the other processes of a multi-host run, and sets what the recipe says of JAX as a whole."""
+    """Joins the other processes of a multi-host run, and sets what the recipe says of JAX as a whole.
+
+    Raises:
+      UserError: a key of the recipe holds what it may not.
+    """
+    recipe.check_keys(config)
     hosts.join()
     if config.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compilation_cache))

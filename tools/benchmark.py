@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--without", metavar="NAME,..", help=f"optimisations to switch off: all, {', '.join(WITHOUT)}")
     parser.add_argument("--reference", metavar="CLONE", help="a clone of the published code, to be timed as well")
     parser.add_argument("--output", metavar="FILE.json", help="where to write the figures")
+    parser.add_argument("--force", action="store_true", help="replace an output that is there")
     # Side by side on one device, so none may take all of its memory at the start.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     options, config = parser.parse_recipe(argv)
@@ -55,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     names, batches = _names(parser, options, config), _batches(parser, options, config)
     without = _without(parser, options)
     recipe.check(config, jax.device_count())
-    if options.output:
-        paths.check_output(options.output)
+    output = paths.check_output(options.output, force=options.force) if options.output else None
     device = jax.devices()[0]
     print(f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}, {config.dtype}", flush=True)
     figures = []
@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     row = {"work": name, "batch": batch, "who": who, **_rates(row, batch)}
                     figures.append(row)
                     print(_line(row), flush=True)
-    if options.output:
-        paths.write_text(options.output, json.dumps(figures, indent=2) + "\n")
+    if output:
+        paths.write_text(output, json.dumps(figures, indent=2) + "\n")
 
 
 def _names(parser, options, config) -> list[str]:

@@ -18,7 +18,6 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from sak_jax import cli, experiments, paths
 from sak_jax import recipe as recipes
@@ -35,19 +34,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/compare/NAME")
+    parser.add_argument("--output", metavar="DIR", help="default: runs/compare/NAME")
     parser.add_argument("--methods", default=",".join(METHODS), help="which of those above; '' for none")
     parser.add_argument(
         "--recipe", action="append", default=[], dest="recipes", help="another one, any number of times"
     )
     options, config = parser.parse_recipe(argv)
+    for flag in ("seeds", "jobs"):
+        if getattr(options, flag) < 1:
+            parser.error(f"--{flag}={getattr(options, flag)} must be 1 or more")
     methods = [name for name in options.methods.split(",") if name]
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise UserError(f"--methods={options.methods}: {unknown[0]} is none of {', '.join(METHODS)}")
     if "no-router" in methods and "sak" not in methods:
         raise UserError("--methods: no-router starts from the first stage of sak; name both")
-    output = options.output or Path("runs/compare") / recipes.name_of(options.config)
+    output = paths.given(options.output or f"runs/compare/{recipes.name_of(options.config)}")
+    file = paths.check_output(output / "comparison.json", force=True)
     tasks = select(recipes.ordered(config.tasks))
     others = {text: shlex.split(text) for text in options.recipes}
     for name, (path, *extra) in others.items():
@@ -78,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(experiments.markdown(table, keys, lambda row, key: f"{row[key]:.4g}"))
     words = "the single-task means" if "single-task" in scores else "the recipe's scores"
     print(f"\nMeans of {options.seeds} seeds; {words} are the baselines of Delta_m.")
-    paths.write_text(output / "comparison.json", json.dumps({"table": table, "runs": scores}, indent=2) + "\n")
+    paths.write_text(file, json.dumps({"table": table, "runs": scores}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

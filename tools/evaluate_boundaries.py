@@ -135,26 +135,10 @@ def _evaluate_all(pairs: list, evaluate, workers: int | None) -> dict[str, np.nd
         return score.total(tqdm(images, total=len(pairs), unit="image", disable=None))
 
 
-def _checked_output(path: str, force: bool) -> epath.Path:
-    """`--output`, which can be written: found out before the scoring, which may take an hour."""
-    output = epath.Path(path).expanduser()
-    if output.is_dir() or not output.parent.is_dir():
-        raise UserError(f"--output={path} must be a file in a folder that exists")
-    if output.exists() and not force:
-        raise UserError(f"--output={path} is there already; give another name, or --force to overwrite it")
-    probe = output.parent / f".{output.name}.probe"
-    try:
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"--output={path} cannot be written ({error.strerror or error}); give another") from error
-    return output
-
-
 def run(argv: Sequence[str] | None = None) -> None:
     """Evaluates, prints the scores and writes `--output`; `UserError` for whatever the user can mend."""
     arguments = _arguments(argv)
-    output = _checked_output(arguments.output, arguments.force) if arguments.output else None
+    output = paths.check_output(arguments.output, force=arguments.force) if arguments.output else None
     pairs = _pair_up(arguments.predictions, arguments.labels)
     settings = {
         "protocol": arguments.protocol,

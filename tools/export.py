@@ -29,24 +29,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--uint8", action="store_true", help="the file takes uint8 images and normalises them itself")
     parser.add_argument("--force", action="store_true", help="replace an output that is there")
     options = parser.parse_args(argv)
-    from etils import epath
-
+    from sak_jax import paths
     from sak_jax.errors import UserError
 
-    output = epath.Path(options.output).expanduser()
-    if output.suffix not in (".stablehlo", ".onnx"):
+    if not options.output.endswith((".stablehlo", ".onnx")):
         raise UserError(f"--output={options.output}: the name must end in .stablehlo or .onnx")
-    if output.is_dir():
-        raise UserError(f"--output={options.output} is a folder: name a file")
-    if output.exists() and not options.force:
-        raise UserError(f"--output={options.output} is there already: give another name, or --force to replace it")
+    output = paths.check_output(options.output, force=options.force)
     import sak_jax
-    from sak_jax import export, paths
+    from sak_jax import export
 
     loaded = sak_jax.load(options.checkpoint)
     convert = export.onnx if output.suffix == ".onnx" else export.stablehlo
     content = convert(loaded.student, tuple(loaded.config.image_size), preprocess=options.uint8)
-    paths.write_bytes(output, content)
+    try:
+        paths.write_bytes(output, content)
+    except OSError as error:
+        raise UserError(f"--output={output} can't be written ({paths.reason(error, output)})") from error
     print(f"wrote {output} ({len(content) / 1e6:.1f} MB)")
 
 

@@ -14,7 +14,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from sak_jax import cli, paths
 from sak_jax.errors import UserError
@@ -43,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for flag in ("devices", "batch_per_device", "largest"):
         if getattr(options, flag) is not None and getattr(options, flag) < 1:
             parser.error(f"--{flag}={getattr(options, flag)} must be 1 or more")
-    if options.output and Path(options.output).exists() and not options.force:
-        raise UserError(f"--output={options.output} is there already; give another name, or --force to replace it")
+    output = paths.check_output(options.output, force=options.force) if options.output else None
 
     devices, chip = find_devices(options)
     print(f"{options.topology or 'simulated'}: {len(devices)} devices")
@@ -56,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             figures = planned(config, name, devices, chip, options.batch_per_device)
             print("\n".join(lines(name, figures)), flush=True)
             plans[name] = figures.plain()
-    if options.output:
+    if output:
         values = {"config": options.config, "overrides": options.overrides, "topology": options.topology}
-        paths.write_text(options.output, json.dumps(values | {"stages": plans}, indent=2) + "\n")
+        paths.write_text(output, json.dumps(values | {"stages": plans}, indent=2) + "\n")
 
 
 def prepare(arguments: Sequence[str]) -> None:

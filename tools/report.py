@@ -18,22 +18,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
     parser.add_argument("--output", required=True, metavar="FILE.html")
+    parser.add_argument("--force", action="store_true", help="replace an output that is there")
     options = parser.parse_args(argv)
-    from etils import epath
-
+    from sak_jax import paths
     from sak_jax.errors import UserError
     from sak_jax.report import page, record
 
     if not options.output.endswith((".html", ".htm")):
         raise UserError(f"--output={options.output}: the name must end in .html")
-    if epath.Path(options.output).is_dir():
-        raise UserError(f"--output={options.output} is a folder: name a file")
+    output = paths.check_output(options.output, force=options.force)
     runs = record.named_apart([(workdir, record.collect(workdir)) for workdir in options.workdirs])
     try:
-        page.write(options.output, runs)
+        page.write(output, runs)
     except OSError as error:
-        raise UserError(f"--output={options.output} can't be written: {error}") from error
-    print(f"wrote {options.output}")
+        raise UserError(f"--output={output} can't be written ({paths.reason(error, output)})") from error
+    print(f"wrote {output}")
 
 
 if __name__ == "__main__":

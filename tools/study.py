@@ -28,7 +28,8 @@ Writes `study.md`, `study.json` and `study.svg`.
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from etils import epath
 
 from sak_jax import cli, experiments, paths
 from sak_jax import recipe as recipes
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/study/NAME")
+    parser.add_argument("--output", metavar="DIR", help="default: runs/study/NAME")
     parser.add_argument("--arms", help="which of those above; default: all")
     argv = list(sys.argv[1:] if argv is None else argv)
     if not any(argument.startswith("--config=") or argument == "--config" for argument in argv):
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     missing = [arm for arm in chosen if arm.start and arm.start not in wanted]
     if missing:
         raise UserError(f"--arms: {missing[0].name} starts from the first stage of {missing[0].start}; name both")
-    output = options.output or Path("runs/study") / recipes.name_of(options.config)
+    output = paths.given(options.output or f"runs/study/{recipes.name_of(options.config)}")
     keys = [f"{task.name}/{task.metric}" for task in select(recipes.ordered(config.tasks))]
     if "single-task" not in wanted:
         experiments.baselines({}, keys, "single-task", recipes.ordered(config.baselines))
@@ -116,7 +117,7 @@ def arms(path: str, config) -> list[Arm]:
 
 
 def write(
-    scores: experiments.Scores, keys: list[str], given: dict[str, float], chosen: Sequence[Arm], output: Path
+    scores: experiments.Scores, keys: list[str], given: dict[str, float], chosen: Sequence[Arm], output: epath.Path
 ) -> None:
     """Prints the table, and writes it with the single runs' scores and the picture.
 
@@ -148,7 +149,7 @@ def _of(rows: Sequence[dict[str, float]], keys: Sequence[str]) -> list[dict[str,
     return [{key: row[key] for key in keys} for row in rows]
 
 
-def made_by(workdirs: Sequence[Path]) -> str:
+def made_by(workdirs: Sequence[epath.Path]) -> str:
     """How many hours the runs took, and on what machines."""
     from sak_jax.report import record
 

@@ -38,7 +38,10 @@ class WorkerPool:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        if kind is not None and self._executor is not None:  # A signal, mostly: nobody waits for what they are at.
+            for process in list((self._executor._processes or {}).values()):
+                process.kill()
         self.close()
 
     def map(self, function: Callable, arguments: Iterable[tuple]) -> Iterator[Any]:

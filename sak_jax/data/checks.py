@@ -7,18 +7,20 @@ and changed files alone.
 import concurrent.futures
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 
 import cv2
 import numpy as np
-from absl import logging
 from tqdm import tqdm
 
 from sak_jax.data import cache
 from sak_jax.data.source import FileSource, Source, times
 from sak_jax.errors import UserError
 from sak_jax.tasks import Task, kind_of, named
+
+logger = logging.getLogger(__name__)
 
 MODES = ("full", "fast")
 _THREADS, _SHOW_FROM = 16, 100
@@ -133,4 +135,4 @@ def _keep(path: str, samples: dict) -> None:
     try:
         cache.write(path, json.dumps({"version": _VERSION, "samples": samples}).encode())
     except OSError as error:
-        logging.warning("%s: what labels hold could not be kept (%s)", path, error)
+        logger.warning("%s: what labels hold could not be kept (%s)", path, error)

@@ -189,8 +189,9 @@ def prepare(
     partial = epath.Path(tempfile.gettempdir() if is_remote(output) else output) / f".unfinished-{name}-{digest}"
     try:
         partial.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output={output}: cannot be written ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--output={output}: cannot be written ({reason}); give another place") from error
 
     tfds.disable_progress_bar()
     builder = _CLASSES[name](

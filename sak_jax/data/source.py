@@ -5,6 +5,7 @@ import codecs
 import concurrent.futures
 import contextlib
 import json
+import logging
 import os
 import tempfile
 import weakref
@@ -12,12 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from absl import logging
 from etils import epath
 
 from sak_jax.data import cache, files, stored
 from sak_jax.errors import UserError
 from sak_jax.paths import check_remote
+
+logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -123,7 +125,7 @@ class FileSource(abc.ABC):
         if index in self._seen:
             return
         self._seen.add(index)
-        logging.warning("skipped: %s", _shown(message))
+        logger.warning("skipped: %s", _shown(message))
         with open(self._record, "a", encoding="utf-8") as file:
             file.write(json.dumps([str(self.ids[index]), " ".join(message.split())]) + "\n")
 
@@ -164,7 +166,7 @@ def _report(path: str, name: str, count: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         skipped = _read_record(path)
         if skipped:
-            logging.warning("%s: skipped %d of %d samples: %s", name, len(skipped), count, _shown(", ".join(skipped)))
+            logger.warning("%s: skipped %d of %d samples: %s", name, len(skipped), count, _shown(", ".join(skipped)))
         os.unlink(path)
 
 

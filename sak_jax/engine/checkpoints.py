@@ -1,13 +1,16 @@
 """Checkpoints as folders: finding, reading, and writing a model alone. This and `saving` are what knows Orbax.
 
 A checkpoint is a folder `checkpoints/{stage}/{step}` in the workdir with the items `model` (the model's state, all that
-inference needs), `progress` (step and optimiser), `iterator` (the position in the data), `run` (seconds so far) and
-`config`. `checkpoints/{stage}/scores.json` holds the score of each evaluated step.
+inference needs), `progress` (step and optimiser), `iterator` (the position in the data), `run` (seconds so far, and
+numbers by which the others are checked, see `digest`) and `config`. `checkpoints/{stage}/scores.json` holds the
+score of each evaluated step.
 """
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +20,7 @@ from etils import epath
 from flax import nnx
 
 from sak_jax import paths
+from sak_jax.engine import digest
 from sak_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -45,6 +49,22 @@ def item(folder: epath.Path) -> str:
     return (folder / "metadata").read_text()
 
 
+def read_config(path: epath.PathLike, *, best: bool = False) -> dict[str, Any]:
+    """The recipe of a checkpoint, as plain data; see `find`.
+
+    Raises:
+      UserError: there is no checkpoint, or its recipe can't be read.
+    """
+    folder = find(path, best=best)
+    try:
+        config = json.loads(item(folder / "config"))
+        if not isinstance(config, dict):
+            raise ValueError("it is no section of keys")
+        return config
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{folder} can't be read as a checkpoint (its config: {error}); give another one") from error
+
+
 def write_model(workdir: epath.Path, stage: str, step: int, config: Mapping[str, Any], model: nnx.State) -> None:
     """A checkpoint that holds a model and its recipe alone, as if its stage had just ended; whole or not at all.
 
@@ -55,8 +75,11 @@ def write_model(workdir: epath.Path, stage: str, step: int, config: Mapping[str,
       config: the recipe as plain data.
       model: all of the model's parameters and statistics.
     """
+    arrays = nnx.to_pure_dict(model)
     items = ocp.args.Composite(
-        model=ocp.args.StandardSave(nnx.to_pure_dict(model)), config=ocp.args.JsonSave(dict(config))
+        model=ocp.args.StandardSave(arrays),
+        run=ocp.args.JsonSave({"digests": {"model": digest.of_arrays(arrays)}}),
+        config=ocp.args.JsonSave(dict(config)),
     )
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(paths.absolute(workdir / FOLDER / stage / str(step)), args=items)
@@ -101,6 +124,24 @@ def steps(folder: epath.Path) -> list[int]:
     return [int(child.name) for child in children if not ocp.utils.is_tmp_checkpoint(child) and whole(child)]
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Within it a damaged checkpoint, or a full disk, is an exception alone.
+
+    TensorStore's threads print a traceback each when Orbax has met either and no longer waits for them; since they may
+    do so later, they are kept from it for good once that has happened.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if not (unraisable.exc_type is RuntimeError and "Event loop is closed" in str(unraisable.exc_value)):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = before
+
+
 def load(path: epath.PathLike, *, best: bool = False) -> tuple[dict[str, Any], str, dict]:
     """A checkpoint's recipe as plain data, its stage, and the model's state as nested dicts of arrays on the host.
 
@@ -113,15 +154,18 @@ def load(path: epath.PathLike, *, best: bool = False) -> tuple[dict[str, Any], s
     """
     folder = find(path, best=best)
     try:
-        config = json.loads(item(folder / "config"))
-        if not isinstance(config, dict):
-            raise ValueError("its config is no recipe")
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        config = read_config(folder)
+        with quiet(), ocp.PyTreeCheckpointer() as checkpointer:
             saved = checkpointer.metadata(paths.absolute(folder / "model")).item_metadata.tree
             # As numpy arrays, wherever they lay when they were saved: on another number of devices, say.
             arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
             model = checkpointer.restore(paths.absolute(folder / "model"), restore_args=arguments)
+        kept = json.loads(item(folder / "run")) if (folder / "run").exists() else {}
+        if kept.get("digests", {}).get("model") not in (None, digest.of_arrays(model)):
+            raise ValueError("its model is not what was saved")
         return config, folder.parent.name, model
+    except UserError:
+        raise
     except Exception as error:  # noqa: BLE001 - Orbax raises whatever the damage makes it stumble over
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} can't be read as a checkpoint ({reason}); give another one") from error

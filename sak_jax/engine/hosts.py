@@ -118,6 +118,8 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
             raise
         return  # Nothing says that there are others.
     except RuntimeError as error:
+        if processes.count is None and "before any JAX" in str(error):
+            return  # A notebook, say, in which JAX has computed already: this process is alone.
         raise UserError(_absent(processes, seconds)) from error
     finally:
         late.cancel()

@@ -4,10 +4,13 @@ Each takes `(workdir, stage, resume_at, config)`. Runs of a service are one a st
 `WORKDIR/STAGE`; a run that is resumed goes on there.
 """
 
+import contextlib
 import hashlib
 import importlib.util
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -16,7 +19,10 @@ from etils import epath
 from sak_jax import paths
 from sak_jax.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 PROJECT = "sak_jax"
+_FLUSH_SECONDS = 30.0
 
 
 class Writer(Protocol):
@@ -30,21 +36,51 @@ class Writer(Protocol):
 
 
 class TensorBoard:
-    """Scalars as TensorBoard's event files, in `events/STAGE` of the workdir."""
+    """Scalars as TensorBoard's event files, in `events/STAGE` of the workdir; a full disk ends them, not the run.
+
+    They are written in this thread: that of `SummaryWriter` would die of a full disk, and the run wait for it.
+    """
 
     def __init__(self, workdir: epath.Path, stage: str, resume_at: int, config: Mapping[str, Any]):
-        from tensorboardX import SummaryWriter  # Slow to import.
+        from tensorboardX import event_file_writer, summary  # Slow to import.
+        from tensorboardX.proto import event_pb2
 
-        self._events = SummaryWriter(str(workdir / "events" / stage), purge_step=resume_at + 1, max_queue=100)
+        self._event, self._scalar = event_pb2.Event, summary.scalar
+        folder = workdir / "events" / stage
+        self._writer, self._flushed = None, time.monotonic()
+        with self._unless_it_fails(folder):
+            if not paths.is_remote(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._writer = event_file_writer.EventsWriter(str(folder / "events"))
+            # It says that what comes later in files before was written by a run that was killed.
+            again = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=resume_at + 1, session_log=again))
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Scalars of a step."""
-        for name, value in values.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
+        if self._writer is None:
+            return
+        with self._unless_it_fails("TensorBoard's events"):
+            for name, value in values.items():
+                summary = self._scalar(f"{split}/{name}", value)
+                self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
+            if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+                self._writer.flush()
+                self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Writes out what is buffered."""
-        self._events.close()
+        if self._writer is not None:
+            with self._unless_it_fails("TensorBoard's events"):
+                self._writer.close()
+
+    @contextlib.contextmanager
+    def _unless_it_fails(self, what: object) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            logger.warning("%s cannot be written (%s): the run goes on without", what, error.strerror or error)
 
 
 class Service:

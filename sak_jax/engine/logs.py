@@ -1,5 +1,6 @@
 """What a run writes down while it trains: `metrics.jsonl`, and what else is asked for (`loggers`)."""
 
+import contextlib
 import json
 import math
 import time
@@ -11,6 +12,7 @@ from etils import epath
 from sak_jax import paths
 from sak_jax.engine import loggers
 from sak_jax.engine import mesh as meshes
+from sak_jax.errors import EndedEarly
 
 _REWRITE_SECONDS = 10.0
 
@@ -45,7 +47,8 @@ class Log:
         self._stage = stage
         self._writers: list[loggers.Writer] = []
         self._steps_with_scores: set[int] = set()
-        self._file = None
+        self._file = self._timing = None
+        self._workdir = workdir
         path = workdir / "metrics.jsonl"
         if scored:
             self._steps_with_scores = {line["step"] for line in read(path) if line["split"] == "val"}
@@ -67,8 +70,7 @@ class Log:
             return
         split = split or self._stage
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, "split": split, "values": finite}) + "\n")
-        self._file.flush()
+        self._write(self._file, {"step": step, "split": split, "values": finite})
         for writer in self._writers:
             writer.write(step, split, values)
 
@@ -76,16 +78,27 @@ class Log:
         """Writes a line of `timing.jsonl`."""
         if self._file is None:
             return
-        self._timing.write(json.dumps({"step": step, "split": self._stage, "values": values}) + "\n")
-        self._timing.flush()
+        self._write(self._timing, {"step": step, "split": self._stage, "values": values})
         for writer in self._writers:
             writer.write(step, "time", values)
 
+    def _write(self, file, entry: dict) -> None:
+        """Raises EndedEarly where a line cannot be written; one that was cut short is left out when it is read."""
+        try:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+        except OSError as error:
+            raise EndedEarly(
+                f"{self._workdir / 'metrics.jsonl'} cannot be written ({paths.reason(error, self._workdir)}); the "
+                "checkpoints are whole: mend it and run the same command to go on"
+            ) from error
+
     def close(self) -> None:
         """Writes out what is buffered."""
-        if self._file is not None:
-            self._file.close()
-            self._timing.close()
+        for file in (self._file, self._timing):
+            if file is not None:
+                with contextlib.suppress(OSError):  # Its line was refused when it was written.
+                    file.close()
         for writer in self._writers:
             writer.close()
 

@@ -13,6 +13,7 @@ from etils import epath
 from flax import nnx
 from tqdm import tqdm
 
+from sak_jax import paths
 from sak_jax.engine import flops, hosts
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine import state as states
@@ -23,7 +24,7 @@ from sak_jax.engine.saving import Checkpoints
 from sak_jax.engine.stage import Batches, Evaluation, Stage
 from sak_jax.engine.stop import ADVICE, Stop
 from sak_jax.engine.timing import Clock, Profile, line
-from sak_jax.errors import NonFiniteLossError, Stopped
+from sak_jax.errors import NonFiniteLossError, Stopped, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ def _train_stage(
         first, pending, scores = int(state.step), None, None
         began = time.monotonic() - seconds
         scored, writers = evaluator is not None, settings.loggers
-        log = held(Log(settings.workdir, stage.name, first, scored=scored, writers=writers, config=settings.config))
+        log = held(_opened(settings.workdir, stage.name, first, scored=scored, writers=writers, config=settings.config))
         quiet = None if meshes.is_main() else True  # None: unless it is a terminal.
         progress = held(tqdm(total=stage.steps, initial=first, desc=stage.name, unit="step", disable=quiet))
         train_step = plan.jitted()
@@ -203,6 +204,17 @@ def _train_stage(
                     scores = evaluate(step)
         seconds = time.monotonic() - began
         return Trained(plan.model, state.model, int(state.step), seconds, evaluator, scores, clock.spent)
+
+
+def _opened(workdir: epath.Path, *arguments: Any, **options: Any) -> Log:
+    """The stage's log. Raises UserError where its files cannot be written."""
+    try:
+        return Log(workdir, *arguments, **options)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename2 or error.filename or workdir} cannot be written ({paths.reason(error, workdir)}): "
+            "move away what is there, and run the same command"
+        ) from error
 
 
 def _stopping(stop: Stop, ahead: Ahead, ask: bool) -> bool:

@@ -14,7 +14,7 @@ from flax import nnx
 from orbax.checkpoint import checkpoint_managers
 
 from sak_jax import paths
-from sak_jax.engine import checkpoints
+from sak_jax.engine import checkpoints, digest
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine.step import TrainState
 from sak_jax.errors import EndedEarly, NonFiniteLossError, UserError
@@ -59,6 +59,8 @@ class Checkpoints:
         self._folder = paths.absolute(workdir / checkpoints.FOLDER / stage)  # Orbax wants it absolute.
         self._config, self._compatible = dict(config), compatible
         self._scores = checkpoints.read_scores(self._folder)
+        self._quiet = checkpoints.quiet()
+        self._quiet.__enter__()
         if self._folder.exists() and meshes.is_main():
             # What a killed run was writing. Orbax would remove it in a thread of its own, which must not outlive a run
             # that ends at once with an error.
@@ -106,7 +108,7 @@ class Checkpoints:
             model=ocp.args.StandardSave(nnx.to_pure_dict(state.model)),
             progress=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
             iterator=ocp.args.JsonSave(iterator),
-            run=ocp.args.JsonSave({"seconds": seconds}),
+            run=ocp.args.JsonSave({"seconds": seconds, "digests": _digests(state, iterator)}),
             config=ocp.args.JsonSave(self._config),
         )
         self._writing(lambda: self._manager.save(step, args=items))
@@ -178,13 +180,17 @@ class Checkpoints:
             stats=pick(target.stats),
             opt_state=restored["progress"]["opt_state"],
         )
-        seconds = float(json.loads(checkpoints.item(run))["seconds"]) if run.exists() else 0.0
-        return Restored(state, restored["iterator"], seconds)
+        kept = json.loads(checkpoints.item(run)) if run.exists() else {}
+        for part, number in _digests(state, restored["iterator"]).items():
+            if kept.get("digests", {}).get(part, number) != number:
+                raise ValueError(f"its {part} is not what was saved")
+        return Restored(state, restored["iterator"], float(kept.get("seconds", 0.0)))
 
     def close(self) -> None:
         """Waits until all is written."""
         self.wait()
         self._manager.close()
+        self._quiet.__exit__(None, None, None)
 
     def _writing(self, write: Callable[[], Any]) -> None:
         try:
@@ -194,6 +200,15 @@ class Checkpoints:
                 f"{self._folder} cannot be written ({paths.reason(error, self._folder)}); the checkpoints before are "
                 "whole: mend it and run the same command to go on"
             ) from error
+
+
+def _digests(state: TrainState, iterator: dict[str, Any]) -> dict[str, int]:
+    progress = jax.tree.leaves({"step": state.step, "opt_state": state.opt_state})
+    return {
+        "model": digest.of_arrays(nnx.to_pure_dict(state.model)),
+        "progress": digest.of_arrays(progress),
+        "iterator": digest.of_plain(iterator),
+    }
 
 
 class _Best:

@@ -1,12 +1,11 @@
 """Which method's code reads and writes published files."""
 
 import importlib
-import json
 from types import ModuleType
 
 from etils import epath
 
-from sak_jax import recipe
+from sak_jax import paths, recipe
 from sak_jax.engine import checkpoints
 from sak_jax.errors import UserError
 
@@ -23,5 +22,4 @@ def of_method(name: str) -> ModuleType:
 
 def of_checkpoint(path: epath.PathLike) -> ModuleType:
     """The same, for the method that made a checkpoint; raises UserError where there is none."""
-    saved = json.loads(checkpoints.item(checkpoints.find(epath.Path(path).expanduser()) / "config"))
-    return of_method(recipe.from_dict(saved).method)
+    return of_method(recipe.from_dict(checkpoints.read_config(paths.given(path))).method)

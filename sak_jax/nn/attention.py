@@ -3,15 +3,17 @@
 `jax.nn.dot_product_attention` is the plain form (`xla`); the others equal it up to rounding.
 """
 
+import logging
 from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
-from absl import logging
 from jaxtyping import Array, Float
 
 from sak_jax.errors import UserError
 from sak_jax.nn import placement, remat
+
+logger = logging.getLogger(__name__)
 
 Shaped = Array | jax.ShapeDtypeStruct
 """What has a shape and a dtype."""
@@ -82,7 +84,7 @@ def choose(query: Shaped, key: Shaped, value: Shaped) -> str:
 
 @lru_cache  # Once a process, although every layer asks.
 def _tell(wanted: str, reason: str) -> None:
-    logging.info("attention: xla instead of %s (%s)", wanted, reason)
+    logger.info("attention: xla instead of %s (%s)", wanted, reason)
 
 
 def refusal(implementation: str, query: Shaped, key: Shaped, value: Shaped) -> str | None:

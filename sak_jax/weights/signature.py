@@ -1,10 +1,12 @@
 """What kind of file a weight file is, by its content; files that are something else are called by name."""
 
+import os
 import re
 import zipfile
 
 from etils import epath
 
+from sak_jax import paths
 from sak_jax.errors import UserError
 
 SUFFIXES = {
@@ -50,6 +52,8 @@ def kind(path: epath.Path) -> str:
     Raises:
       UserError: a folder, empty, or something else; says what it is, and what to do.
     """
+    if not paths.is_remote(path) and not os.path.isfile(path):  # Reading a pipe would wait for ever.
+        raise UserError(f"{path}: a pipe or a device, not a file; save what it gives, and give that")
     with path.open("rb") as file:
         head = file.read(HEAD)
     if not head:

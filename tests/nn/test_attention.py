@@ -110,7 +110,7 @@ def test_auto_goes_by_the_platform_that_is_compiled_for(platform, dtype, expecte
 def test_auto_falls_back_to_the_plain_form_and_says_why(platform, dtype, keys, reason, caplog):
     attention_module._tell.cache_clear()
     inputs = arrays(keys, keys, 64, 64, dtype=dtype)
-    with placement.compiling_for(platform), caplog.at_level(logging.INFO, logger="absl"):
+    with placement.compiling_for(platform), caplog.at_level(logging.INFO, logger="sak_jax.nn.attention"):
         text = str(jax.make_jaxpr(lambda *x: attention(*x))(*inputs))
     assert not any(name in text for name in ("pallas_call", "scan[", "dot_product_attention_fwd"))
     assert re.search(reason, caplog.text)

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from sak_jax import recipe
+from sak_jax import experiments, recipe
 from tests import runs
 from tools import compare
 
@@ -27,10 +27,10 @@ def output(tmp_path, monkeypatch):
         config = recipe.load(f"{runs.TINY}:method={method}", overrides)
         (workdir / "config.json").write_text(json.dumps(json.loads(config.to_json())))
 
-    def refuse(command, **_):
+    def refuse(command, _):
         raise AssertionError(f"started {command}")
 
-    monkeypatch.setattr(subprocess, "run", refuse)
+    monkeypatch.setattr(experiments, "launch", refuse)
     return tmp_path
 
 
@@ -58,16 +58,16 @@ def test_a_run_without_a_score_is_named(output, capsys):
     assert "multitask with seed 0 has no score edge/odsF" in capsys.readouterr().err
 
 
-def test_overrides_and_arguments_reach_the_runs(output, monkeypatch):
+def test_overrides_and_arguments_reach_the_runs(output, monkeypatch, capsys):
     commands = []
     monkeypatch.setattr(
-        subprocess,
-        "run",
-        lambda command, **_: commands.append(command) or subprocess.CompletedProcess(command, 1, "no"),
+        experiments,
+        "launch",
+        lambda command, _: commands.append(command) or subprocess.CompletedProcess(command, 1, "no"),
     )
     (output / "sak-0" / "results.json").unlink()
-    with pytest.raises(RuntimeError, match="failed:\nno"):
-        run(output, "--config.log_every", "7")
+    assert run(output, "--config.log_every", "7") == 1
+    assert "the run ended with no; " in capsys.readouterr().err
     assert f"--config={RECIPE},method=sak" in commands[0]
     assert commands[0][-4:] == ["--config.batch_size=16", "--config.log_every", "7", "--config.seed=0"]
 
@@ -78,14 +78,14 @@ DUNE = str(runs.ROOT / "tests/recipes/tiny_dune.py")
 def test_other_recipes_are_rows_with_overrides_of_their_own(output, monkeypatch, capsys):
     commands = []
 
-    def train(command, **_):
+    def train(command, _):
         commands.append(command)
         workdir = output / next(word for word in command if word.startswith("--workdir=")).split("/")[-1]
         workdir.mkdir()
         (workdir / "results.json").write_text(json.dumps({"metrics": SCORES | {"depth/RMSE": 0.5}}))
         return subprocess.CompletedProcess(command, 0, "")
 
-    monkeypatch.setattr(subprocess, "run", train)
+    monkeypatch.setattr(experiments, "launch", train)
     other = f"{runs.TINY}:method=multitask --config.multitask.lr=0.01"
     assert run(output, "--methods=single-task", f"--recipe={other}") == 0
     (command,) = commands

@@ -133,7 +133,7 @@ def test_tool_names_the_culprit(folders, what, message):
     ("change", "message"),
     [
         ({"labels": "/nowhere"}, "--labels=/nowhere is not a folder"),
-        ({"output": "/nowhere/x.json"}, "--output=/nowhere/x.json"),
+        ({"output": "/proc/x.json"}, "--output=/proc/x.json"),
         ({"max_distance": 11}, "--max_distance=11"),
         ({"protocol": "bsds"}, "'bsds'"),
         ({"protocol": None}, "--protocol"),
@@ -167,7 +167,7 @@ def test_an_output_that_exists_is_refused_before_the_scoring_unless_forced(folde
 @pytest.mark.parametrize("name", ["x" * 300, "scores.json/below", "/proc/scores.json"])
 def test_an_output_that_cannot_be_written_is_told_before_the_scoring(folders, name, capsys):
     (folders / "scores.json").write_text("a file")
-    with pytest.raises(UserError, match="--output=.*(cannot be written|must be a file in a folder)"):
+    with pytest.raises(UserError, match="--output=.* can't be written"):
         run_here(flags(folders, output=folders / name))
     assert capsys.readouterr().out == ""
 

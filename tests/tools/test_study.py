@@ -67,24 +67,24 @@ def test_two_arms_run_and_are_not_run_again(small, tmp_path, capsys, monkeypatch
     assert config["init_from"].endswith("sak-0/checkpoints/distill/3") and config["distill"]["steps"] == 0
     assert config["seed"] == 0 and config["model"]["trunk"] == "shared"
 
-    def refuse(command, **_):
+    def refuse(command, _):
         raise AssertionError(f"started {command}")
 
-    monkeypatch.setattr(subprocess, "run", refuse)
+    monkeypatch.setattr(experiments, "launch", refuse)
     assert study.main(arguments) == 0
     assert json.loads((output / "study.json").read_text()) == found
 
 
-def test_a_failed_run_stops_the_study_with_its_words(small, tmp_path, monkeypatch):
+def test_a_failed_run_stops_the_study_with_its_words(small, tmp_path, monkeypatch, capsys):
     started = []
 
-    def fail(command, **_):
+    def fail(command, _):
         started.append(command)
         return subprocess.CompletedProcess(command, 1, "no room")
 
-    monkeypatch.setattr(subprocess, "run", fail)
-    with pytest.raises(RuntimeError, match="failed:\nno room"):
-        study.main([f"--config={small}", "--arms=sak,no-router", f"--output={tmp_path / 'x'}", "--seeds=1"])
+    monkeypatch.setattr(experiments, "launch", fail)
+    assert study.main([f"--config={small}", "--arms=sak,no-router", f"--output={tmp_path / 'x'}", "--seeds=1"]) == 1
+    assert "the run ended with no room; " in capsys.readouterr().err
     assert len(started) == 1  # What starts from it did not start.
 
 
@@ -99,7 +99,7 @@ def test_a_failed_run_stops_the_study_with_its_words(small, tmp_path, monkeypatc
     ],
 )
 def test_a_mistake_is_one_line_before_anything_starts(arguments, word, monkeypatch, capsys):
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("started"))
+    monkeypatch.setattr(experiments, "launch", lambda *_: pytest.fail("started"))
     assert study.main([f"--config={runs.TINY}", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and word in error

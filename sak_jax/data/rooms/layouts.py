@@ -53,13 +53,16 @@ def _table(labels: dict[str, int], default: int = 0) -> np.ndarray:
 def _new_folder(root: str | os.PathLike) -> Iterator[pathlib.Path]:
     """A temporary folder beside `root` that takes its name when everything in it was written."""
     root = pathlib.Path(os.path.expanduser(root))
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(f"{root} exists and is not an empty folder; name a new one")
     try:
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise UserError(f"{root} exists and is not an empty folder; name a new one")
         root.parent.mkdir(parents=True, exist_ok=True)
         temporary = pathlib.Path(tempfile.mkdtemp(prefix=f"{root.name}.tmp", dir=root.parent))
-    except OSError as error:
-        raise UserError(f"{root}: cannot be written ({error.strerror or error})") from error
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{root}: cannot be written ({reason}); give another --output") from error
     try:
         yield temporary
         temporary.chmod(0o755)

@@ -12,17 +12,19 @@ EXIF orientation, as viewers show them. Encodings are those of `sak_jax.data.lab
 that in `ENCODINGS`, else `index`.
 """
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from absl import logging
 from etils import epath
 
 from sak_jax.data import files, labels, listing
 from sak_jax.data.source import FileSource, check_files, check_samples, find_root
 from sak_jax.errors import UserError
 from sak_jax.keys import Key
+
+logger = logging.getLogger(__name__)
 
 KEYS = {
     "train": Key({}, open=True),  # Patterns of images and labels.
@@ -68,7 +70,7 @@ class Folder(FileSource):
         super().__init__(str(self._root), list(found.paths), tasks, on_error)
         if found.left_out:
             example = f"{len(found.left_out)} files beside them, such as {found.left_out[0]}"
-            logging.warning("%s: %s matches %d images, and leaves out %s", root, pattern, len(self), example)
+            logger.warning("%s: %s matches %d images, and leaves out %s", root, pattern, len(self), example)
         if not self.ids:
             others = f"; {example} are there" if found.left_out else ""
             raise UserError(f"no images match {self._root / pattern}{others}")

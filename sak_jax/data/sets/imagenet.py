@@ -6,12 +6,12 @@ where its images lie is listed once and kept in the cache folder, so that any wo
 """
 
 import hashlib
+import logging
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from absl import logging
 from etils import epath
 from tqdm import tqdm
 
@@ -20,6 +20,8 @@ from sak_jax.data.prepared import Preparation, open_source
 from sak_jax.data.source import FileSource, find_root
 from sak_jax.errors import UserError
 from sak_jax.paths import absolute, is_remote
+
+logger = logging.getLogger(__name__)
 
 COUNTS = {"train": 1_281_167, "val": 50_000}
 ORIGIN = "image-net.org (ILSVRC2012_img_train.tar)"
@@ -59,7 +61,7 @@ class ImageNet(FileSource):
         if len(self) == 0:
             raise UserError(f"{self._tar or self._folder}: holds no images")
         if len(self) != COUNTS.get(split, len(self)):
-            logging.warning("%s holds %d images; ImageNet has %d.", self._tar or self._folder, len(self), COUNTS[split])
+            logger.warning("%s holds %d images; ImageNet has %d.", self._tar or self._folder, len(self), COUNTS[split])
 
     def _load(self, index: int) -> dict[str, np.ndarray]:
         name = f"{self._tar or self._folder}/{self.ids[index]}"

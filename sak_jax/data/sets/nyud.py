@@ -9,17 +9,19 @@ The folder as the multi-task literature passes it on (ASTMT, ATRC, InvPT, SAK):
   gt_sets/{train,val}.txt
 """
 
+import logging
 import os
 from collections.abc import Sequence
 
 import numpy as np
-from absl import logging
 from etils import epath
 
 from sak_jax.data import files, labels
 from sak_jax.data.prepared import Preparation, open_source
 from sak_jax.data.source import FileSource, check_files, check_samples, find_root, read_split
 from sak_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 NAMES = (
     *("wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf"),
@@ -66,7 +68,7 @@ class NYUD(FileSource):
         split_file = self._root / "gt_sets" / f"{split}.txt"
         super().__init__(f"NYUD-v2 {split}", read_split(split_file), tasks, on_error)
         if len(self) != COUNTS.get(split, len(self)):
-            logging.warning("%s lists %d images; NYUD-v2 has %d.", split_file, len(self), COUNTS[split])
+            logger.warning("%s lists %d images; NYUD-v2 has %d.", split_file, len(self), COUNTS[split])
         self.drop(check_samples(self.ids, self._check))
 
     def paths(self, sample_id: str) -> dict[str, epath.Path]:

@@ -15,12 +15,12 @@ another label, thinned.
 """
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from absl import logging
 from etils import epath
 from jaxtyping import Float32, UInt8, UInt16
 
@@ -30,6 +30,8 @@ from sak_jax.data.prepared import Preparation, open_source
 from sak_jax.data.source import FileSource, check_files, check_samples, decode_text, find_root, read_split, times
 from sak_jax.errors import UserError
 from sak_jax.paths import write_text
+
+logger = logging.getLogger(__name__)
 
 NAMES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -85,7 +87,7 @@ class PASCALContext(FileSource):
         split_file = self._root / "ImageSets" / "Context" / f"{split}.txt"
         super().__init__(f"PASCAL-Context {split}", read_split(split_file), tasks, on_error)
         if len(self) != COUNTS.get(split, len(self)):
-            logging.warning("%s lists %d images; PASCAL-Context has %d.", split_file, len(self), COUNTS[split])
+            logger.warning("%s lists %d images; PASCAL-Context has %d.", split_file, len(self), COUNTS[split])
         self._boundaries = benchmark_boundaries if split == "val" else boundaries
         self._normals_valid = self._read_classes() if "normals" in tasks else None
         self.drop(check_samples(self.ids, self._check))
@@ -196,12 +198,12 @@ class PASCALContext(FileSource):
             return {sample_id: found[sample_id] for sample_id in self.ids}
         if self.tasks != ("human_parts",):
             return {}
-        logging.info("Listing the objects of %d images, once.", len(self))
+        logger.info("Listing the objects of %d images, once.", len(self))
         found = {sample_id: self._object_classes(sample_id) for sample_id in self.ids}
         try:
             write_text(path, json.dumps(found))
         except OSError as error:
-            logging.warning("%s: could not be written (%s); the list will be made again.", path, error)
+            logger.warning("%s: could not be written (%s); the list will be made again.", path, error)
         return found
 
     def shows_people(self, index: int) -> bool:

@@ -10,17 +10,19 @@ Shards are read through once, to list where their images lie (see `tars`); after
 Memory grows with the number of shards, not with that of images.
 """
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from absl import logging
 from grain.experimental import index_shuffle
 
 from sak_jax.data import files, tars
 from sak_jax.data.source import FileSource, join
 from sak_jax.errors import UserError
 from sak_jax.paths import check_remote
+
+logger = logging.getLogger(__name__)
 
 LIMIT = 2**32
 """So many images can be shuffled."""
@@ -129,7 +131,7 @@ def _count(shards: Sequence[tars.Shard], on_error: str) -> dict[tars.Shard, int]
     if damaged and on_error != "skip":
         raise UserError(f"{join(damaged.values())}: replace them, or data.on_error=skip")
     for problem in damaged.values():
-        logging.warning("skipped: %s", problem)
+        logger.warning("skipped: %s", problem)
     return counts
 
 

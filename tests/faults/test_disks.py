@@ -1,0 +1,100 @@
+"""Disks that are full or may only be read: real ones, mounted for one process (root alone may)."""
+
+import json
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from tests import runs
+
+STEPS = ("--config.checkpoint.every=2", "--config.multitask.steps=6", "--config.multitask.eval_every=0")
+TINY = f"{runs.TINY}:method=multitask"
+
+
+def may_mount():
+    tried = shutil.which("unshare") and subprocess.run(
+        ["unshare", "--mount", "sh", "-c", "mount -t tmpfs tmpfs /mnt"], capture_output=True
+    )
+    return bool(tried) and tried.returncode == 0
+
+
+pytestmark = pytest.mark.skipif(not may_mount(), reason="mounting is not allowed here")
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A file system of so many kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(size):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(disk)], check=True)
+        return disk
+
+    yield mount
+    subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = runs.run(f"--workdir={workdir}", *STEPS, config=TINY)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def size(folder):
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) // 1024
+
+
+@pytest.mark.parametrize("share", [0.15, 0.4, 0.75])
+def test_a_full_disk_is_one_line_and_with_more_room_the_run_goes_on_to_the_same_end(undisturbed, small, share):
+    disk = small(int(size(undisturbed) * share))
+    done = runs.run(f"--workdir={disk / 'run'}", *STEPS, config=TINY)
+    assert done.returncode in (1, 2), done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert str(disk) in errors[0] and "disk is full" in errors[0] and "MB are left" in errors[0]
+    subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+    done = runs.run(f"--workdir={disk / 'run'}", *STEPS, config=TINY)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert runs.lines(disk / "run") == runs.lines(undisturbed)
+    found = runs.parameters(disk / "run")
+    for name, value in runs.parameters(undisturbed).items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert (disk / "run" / "report" / "index.html").read_text().rstrip().endswith("</html>")
+
+
+def test_metrics_that_cannot_be_written_stop_the_run_in_one_line(undisturbed, small, tmp_path):
+    disk = small(64)
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (disk / "filling").write_bytes(bytes(60 * 1024))
+    (disk / "metrics.jsonl").write_text("")
+    (workdir / "metrics.jsonl").symlink_to(disk / "metrics.jsonl")
+    more = ("--config.multitask.steps=400", "--config.checkpoint.every=50", "--config.multitask.eval_every=0")
+    done = runs.run(f"--workdir={workdir}", *more, config=TINY)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode in (0, 1, 2) and "Traceback" not in done.stderr, done.stderr
+    if done.returncode:
+        assert len(errors) == 1 and "metrics.jsonl" in errors[0] and "disk is full" in errors[0], done.stderr
+
+
+def test_a_read_only_run_is_evaluated_and_its_scores_are_printed(undisturbed, tmp_path):
+    workdir = shutil.copytree(undisturbed, tmp_path / "run")
+    for options in (["--bind", str(workdir)], ["-o", "remount,ro,bind"]):
+        subprocess.run(["mount", *options, str(workdir)], check=True)
+    try:
+        done = runs.run(f"--workdir={workdir}", *STEPS, "--mode=evaluate", config=TINY)
+        assert "semseg/mIoU" in done.stdout and "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == 2 and "cannot be written" in done.stderr
+        began = time.monotonic()
+        done = runs.run(f"--workdir={workdir}", *STEPS, config=TINY)
+        assert done.returncode == 2 and "--workdir" in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert time.monotonic() - began < 120
+    finally:
+        subprocess.run(["umount", "-l", str(workdir)], check=True)
+    assert json.loads((workdir / "results.json").read_text())["metrics"]

@@ -282,12 +282,11 @@ def _is_runtime(known: keys.Keys, path: str) -> bool:
     parts = path.split(".")
     if parts[:3] == ["distill", "mix", "sets"]:  # And each set of a mixture has them.
         path = ".".join(["data", *parts[4:]])
-    elif parts[0] == "tasks" and len(parts) == 3 and parts[2] in ("names", "palette"):
-        return True  # They say how classes are drawn, and nothing else.
     elif parts[0] in known and "data" in parts[1:-1]:  # A stage's own `data` has the keys of `data`.
         path = ".".join(parts[parts.index("data", 1) :])
     key = keys.find(known, path)
-    return key is not None and key.runtime
+    drawn = parts[0] == "tasks" and parts[2:] in (["names"], ["palette"])  # These say how classes are drawn alone.
+    return drawn or (key is not None and key.runtime)
 
 
 def check_workdir(config: ConfigDict, workdir: epath.Path) -> None:

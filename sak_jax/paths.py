@@ -1,5 +1,6 @@
 """Paths, local or `gs://`, and writing files whole or not at all."""
 
+import atexit
 import contextlib
 import errno
 import functools
@@ -21,6 +22,21 @@ def is_remote(path: epath.PathLike) -> bool:
 def absolute(path: epath.PathLike) -> epath.Path:
     """The path from the root. (`epath` takes `gs://bucket` for a local folder when it resolves it.)"""
     return epath.Path(path) if is_remote(path) else epath.Path(path).resolve()
+
+
+def without_patterns(folder: epath.PathLike) -> epath.Path:
+    """A path from the root to a folder that is there, for libraries that look for files below it by patterns.
+
+    Where its name holds `*`, `?` or `[`, it is a link to it in a temporary folder, which goes with the process.
+    """
+    path = absolute(folder)
+    if is_remote(path) or not set("*?[") & set(os.fspath(path)):
+        return path
+    holder = tempfile.mkdtemp(prefix="sak_jax_link_")
+    atexit.register(shutil.rmtree, holder, ignore_errors=True)
+    link = epath.Path(holder) / "folder"
+    os.symlink(path, link)
+    return link
 
 
 def check_remote(*paths: epath.PathLike) -> None:

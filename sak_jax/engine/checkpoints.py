@@ -81,8 +81,10 @@ def write_model(workdir: epath.Path, stage: str, step: int, config: Mapping[str,
         run=ocp.args.JsonSave({"digests": {"model": digest.of_arrays(arrays)}}),
         config=ocp.args.JsonSave(dict(config)),
     )
+    folder = workdir / FOLDER / stage
+    folder.mkdir(parents=True, exist_ok=True)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(paths.absolute(workdir / FOLDER / stage / str(step)), args=items)
+        checkpointer.save(paths.without_patterns(folder) / str(step), args=items)
 
 
 def find(path: epath.PathLike, *, best: bool = False) -> epath.Path:
@@ -156,10 +158,11 @@ def load(path: epath.PathLike, *, best: bool = False) -> tuple[dict[str, Any], s
     try:
         config = read_config(folder)
         with quiet(), ocp.PyTreeCheckpointer() as checkpointer:
-            saved = checkpointer.metadata(paths.absolute(folder / "model")).item_metadata.tree
+            place = paths.without_patterns(folder) / "model"
+            saved = checkpointer.metadata(place).item_metadata.tree
             # As numpy arrays, wherever they lay when they were saved: on another number of devices, say.
             arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-            model = checkpointer.restore(paths.absolute(folder / "model"), restore_args=arguments)
+            model = checkpointer.restore(place, restore_args=arguments)
         kept = json.loads(item(folder / "run")) if (folder / "run").exists() else {}
         if kept.get("digests", {}).get("model") not in (None, digest.of_arrays(model)):
             raise ValueError("its model is not what was saved")

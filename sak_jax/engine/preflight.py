@@ -31,6 +31,8 @@ def agree(config: Mapping[str, object], workdir: epath.Path) -> None:
     """
     if jax.process_count() == 1:
         return
+    if set("*?[") & set(str(workdir)):  # Alone, a process has a link of its own, see `paths.without_patterns`.
+        raise UserError(f"--workdir={workdir}: several processes want a name without *, ? and [: give another one")
     facts = {"the code of sak_jax": code(), "Python": platform.python_version()}
     facts |= {name: _version(name) for name in PACKAGES}
     facts |= {f"config.{key}": value for key, value in config.items()}

@@ -72,7 +72,10 @@ class Checkpoints:
         newest = checkpoint_managers.LatestN(max(keep, 1))
         policy = checkpoint_managers.AnyPreservationPolicy([newest, _Best(self._scores)])
         self._options = ocp.CheckpointManagerOptions(preservation_policy=policy)
-        self._manager = ocp.CheckpointManager(self._folder, options=self._options)
+        if not paths.is_remote(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)  # A link to nothing would be in the way.
+        self._place = paths.without_patterns(self._folder)
+        self._manager = ocp.CheckpointManager(self._place, options=self._options)
 
     @staticmethod
     def exist(workdir: epath.Path, stage: str) -> bool:
@@ -152,7 +155,7 @@ class Checkpoints:
                     raise UserError(f"{folder} cannot be read ({reason}): {remedy}") from error
                 _set_aside(folder, f"cannot be read ({reason})")
                 self._manager.close()
-                self._manager = ocp.CheckpointManager(self._folder, options=self._options)
+                self._manager = ocp.CheckpointManager(self._place, options=self._options)
                 continue
             self._compatible(config)
             return restored

@@ -53,7 +53,9 @@ NOT_QUICK = (
 
 COMPILES_MUCH = (
     "tests/methods/dune", "tests/methods/distillation", "tests/methods/sak/test_student",
-    "tests/methods/sak/test_recipes", "tests/methods/sak/test_following", "tests/methods/foundation",
+    "tests/methods/sak/test_recipes", "tests/methods/sak/test_following", "tests/methods/sak/test_options",
+    "tests/methods/sak/test_start", "tests/methods/sak/test_training_reference", "tests/methods/test_promotion",
+    "tests/benchmark", "tests/methods/foundation",
     "tests/engine/test_step", "tests/engine/test_loop", "tests/engine/test_planning", "tests/teachers",
     "tests/test_export", "tests/test_predict", "tests/test_hub", "tests/tools", "tests/data/sets",
     "tests/test_gcs", "tests/faults", "tests/golden", "tests/report/test_gather",

@@ -26,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkout", type=Path, default=HERE.parents[2])
     parser.add_argument("--only", nargs="*", default=[], help="classes, by the beginning of their names")
+    parser.add_argument("--named", default="", help="inputs with this in their names alone")
     parser.add_argument("--fuzzed", type=int, default=1278, help="damaged files")
     parser.add_argument("--output", type=Path, help="where the failures are put")
     options = parser.parse_args()
@@ -55,6 +56,8 @@ def main() -> None:
             continue
         started, failed, tried = time.monotonic(), {}, 0
         for title, attempt in trials():
+            if options.named not in title:
+                continue
             problem = trial.run(attempt)
             tried += 1
             if problem:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from etils import epath
 from ml_collections import ConfigDict
 
-from sak_jax import keys, paths, recipe
+from sak_jax import keys, paths, recipe, recipe_files
 from sak_jax.errors import EndedEarly, Stopped, UserError
 
 _CANNOT_PRINT = (errno.ENOSPC, errno.EIO, errno.EBADF)
@@ -60,7 +60,7 @@ def workdir(options: argparse.Namespace) -> epath.Path:
     """
     if options.workdir == "":
         raise UserError("--workdir is empty (an unset variable?): give a folder, or leave it out for runs/NAME")
-    return paths.given(options.workdir or f"runs/{recipe.name_of(options.config)}")
+    return paths.given(options.workdir or f"runs/{recipe_files.name_of(options.config)}")
 
 
 def show_progress() -> None:

@@ -28,8 +28,8 @@ MAY_KNOW = {
 }
 """Which rooms a room may import from, besides itself and the ground floor (errors, paths, keys, normalisation)."""
 
-UPSTAIRS = {"main", "run", "predict", "recipe", "cli"}
-WITH_CONFIG = {"main", "run", "predict", "recipe", "cli"}
+UPSTAIRS = {"main", "run", "predict", "recipe", "recipe_files", "cli"}
+WITH_CONFIG = {"main", "run", "predict", "recipe", "recipe_files", "cli"}
 
 
 def modules(room):

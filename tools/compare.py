@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--methods={options.methods}: {unknown[0]} is none of {', '.join(METHODS)}")
     if "no-router" in methods and "sak" not in methods:
         raise UserError("--methods: no-router starts from the first stage of sak; name both")
-    output = paths.given(options.output or f"runs/compare/{recipes.name_of(options.config)}")
+    output = paths.given(options.output or f"runs/compare/{recipe_files.name_of(options.config)}")
     file = paths.check_output(output / "comparison.json", force=True)
     tasks = select(recipes.ordered(config.tasks))
     others = {text: shlex.split(text) for text in options.recipes}

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     missing = [arm for arm in chosen if arm.start and arm.start not in wanted]
     if missing:
         raise UserError(f"--arms: {missing[0].name} starts from the first stage of {missing[0].start}; name both")
-    output = paths.given(options.output or f"runs/study/{recipes.name_of(options.config)}")
+    output = paths.given(options.output or f"runs/study/{recipe_files.name_of(options.config)}")
     keys = [f"{task.name}/{task.metric}" for task in select(recipes.ordered(config.tasks))]
     if "single-task" not in wanted:
         experiments.baselines({}, keys, "single-task", recipes.ordered(config.baselines))

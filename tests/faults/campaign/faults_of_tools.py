@@ -82,7 +82,8 @@ def output_trials() -> Iterator:
             def attempt(work: Path, tool=tool, ending=ending, flags=flags, name=name) -> None:
                 place = outputs(work, ending)[name]
                 started = time.monotonic()
-                call(tool, *flags(work), f"--output={place}").refused("--output")
+                words = () if "null" in name else ("--output",)
+                call(tool, *flags(work), f"--output={place}").refused(*words)
                 assert time.monotonic() - started < 60
                 assert (work / f"taken{ending}").read_text() == "kept", "overwritten"
 

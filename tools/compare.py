@@ -19,7 +19,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from sak_jax import cli, experiments, paths
+from sak_jax import cli, experiments, paths, recipe_files
 from sak_jax import recipe as recipes
 from sak_jax.errors import UserError
 from sak_jax.experiments import Arm

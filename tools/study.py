@@ -31,7 +31,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from sak_jax import cli, experiments, paths
+from sak_jax import cli, experiments, paths, recipe_files
 from sak_jax import recipe as recipes
 from sak_jax.errors import UserError
 from sak_jax.experiments import Arm

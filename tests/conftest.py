@@ -40,6 +40,7 @@ def standard_schedule(create):
 
 # What other libraries do that strict promotion refuses.
 jnp.promote_types = standard(jnp.promote_types)  # Asks which dtype holds both; JAX's attention and flax's norms do.
+jax.nn.dot_product_attention = standard(jax.nn.dot_product_attention)  # The same, by another name in newer versions.
 nnx.LayerNorm.__call__ = standard(nnx.LayerNorm.__call__)  # Half precision with float32 statistics.
 optax.tree.bias_correction = standard(optax.tree.bias_correction)  # Adam's `decay ** count`, a float and an int32.
 optax.warmup_cosine_decay_schedule = standard_schedule(optax.warmup_cosine_decay_schedule)  # The same.

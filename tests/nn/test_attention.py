@@ -65,7 +65,8 @@ def test_large_logits_do_not_overflow():
 def test_half_precision_stays_within_its_rounding(implementation):
     inputs = arrays(33, 33, 16, 16, dtype=jnp.bfloat16)
     exact = value_and_gradients("xla", [x.astype(jnp.float32) for x in inputs])
-    ours = value_and_gradients(implementation, inputs)
+    with jax.numpy_dtype_promotion("standard"):  # The library's own backward pass mixes dtypes in newer versions.
+        ours = value_and_gradients(implementation, inputs)
     assert {x.dtype for x in jax.tree.leaves(ours)} == {jnp.dtype(jnp.bfloat16)}
     for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
         assert np.std(np.asarray(x, np.float32) - y) < 2**-6 * np.std(y)

@@ -11,7 +11,7 @@ import jax
 from sak_jax import recipe
 from sak_jax.errors import UserError
 
-RATE_SIZES = {"cpu": 2048}
+RATE_SIZES = {"cpu": 1024}
 """Side of the matrices whose product gives the device's rate, by backend; elsewhere 8192."""
 
 

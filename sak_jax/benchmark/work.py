@@ -156,7 +156,7 @@ def random_batch(config, stage: Stage) -> dict[str, np.ndarray]:
 def matrix_rate(dtype: str, size: int) -> float:
     """Operations a second of the product of two random square matrices, the best of three: what a device can do."""
     a, b = (jax.random.normal(jax.random.key(i), (size, size), jnp.dtype(dtype)) for i in range(2))
-    times = max(1, int(2e11 // size**3))
+    times = max(16, int(4e10 // size**3))
 
     @jax.jit
     def products(a, b):

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import jax
 
 from sak_jax import cli, paths, recipe
-from sak_jax.benchmark import processes
+from sak_jax.benchmark import processes, published
 from sak_jax.benchmark.processes import Contestant
 from sak_jax.engine import flops
 from sak_jax.errors import UserError
@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     names, batches = _names(parser, options, config), _batches(parser, options, config)
     without = _without(parser, options)
     recipe.check(config, jax.device_count())
+    if options.reference:
+        published.check_clone(options.reference)
     output = paths.check_output(options.output, force=options.force) if options.output else None
     device = jax.devices()[0]
     print(f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}, {config.dtype}", flush=True)
@@ -108,10 +110,8 @@ def _heats(config, name: str, batch: int, without: list[str], clone: str | None)
     if not clone and not without:
         yield {"ours": whole}
     if clone:
-        from sak_jax.benchmark.published import WORK
-
         heat = {"ours": whole}
-        if name in WORK:
+        if name in published.WORK:
             heat["published"] = processes.published, (_theirs(config, clone, name, batch),)
         yield heat
     for lacking in without:

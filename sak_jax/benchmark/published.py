@@ -27,6 +27,12 @@ TEACHERS = {
 WORK = ("forward", "student", "distill", "multitask")
 
 
+def check_clone(clone: str) -> None:
+    """Raises UserError where there is no clone of the published code."""
+    if not (Path(clone) / "models" / "mt_distiller.py").exists():
+        raise UserError(f"{clone} is no clone of the published code: models/mt_distiller.py is not there")
+
+
 class Published:
     """One of `WORK`, ready to be timed.
 
@@ -48,8 +54,7 @@ class Published:
         self, clone: str, name: str, *, data: str, stem: str, teachers: dict[str, str], aligned: bool, batch: int,
         single: bool = False,
     ):  # fmt: skip
-        if not (Path(clone) / "models" / "mt_distiller.py").exists():
-            raise UserError(f"{clone} is no clone of the published code: models/mt_distiller.py is not there")
+        check_clone(clone)
         unknown = [model for model in teachers.values() if model not in TEACHERS]
         if name not in WORK or data not in DATA or unknown:
             raise UserError(f"the published code has no {name} of {data} with {', '.join(teachers.values())}")

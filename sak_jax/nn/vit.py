@@ -181,9 +181,10 @@ def rotary_tables(base: float, grid: tuple[int, int], head_width: int, prefix: i
 
 def _rotate(x: Float[Array, "b n h e"], cosines: Float[np.ndarray, "n e"], sines: Float[np.ndarray, "n e"]):
     """Each pair of channels (i, i + e/2) turned by its angle, computed in float32."""
-    low, high = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    wide = x.astype(jnp.float32)
+    low, high = jnp.split(wide, 2, axis=-1)
     turned = jnp.concatenate([-high, low], axis=-1)
-    return (x * cosines[:, None] + turned * sines[:, None]).astype(x.dtype)
+    return (wide * cosines[:, None] + turned * sines[:, None]).astype(x.dtype)
 
 
 class ViT(nnx.Module):

@@ -112,7 +112,7 @@ def test_a_video_becomes_videos(workdir, tmp_path):
         (["--images", "b.png", "--batch=0"], "--batch=0"),
         (["--images", "b.png", "--outptu=x"], "--outptu"),
         (["--images", "b.png", "--checkpoint=empty"], "empty holds no checkpoint"),
-        (["--images", "b.png", "--checkpoint=nowhere"], "nowhere is no folder"),
+        (["--images", "b.png", "--checkpoint=nowhere"], "nowhere is not there"),
     ],
 )
 def test_a_mistake_is_one_line_and_changes_nothing(arguments, word, workdir, tmp_path, monkeypatch, capsys):

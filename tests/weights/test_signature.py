@@ -95,5 +95,5 @@ def test_a_folder_is_told_with_the_weights_in_it(tmp_path):
 @pytest.mark.parametrize("name", ["a\0b.pth", "n" * 300 + ".pth", "x.pth/below.pth"])
 def test_impossible_paths_are_one_line(tmp_path, name):
     (tmp_path / "x.pth").write_bytes(b"0")
-    with pytest.raises(UserError, match="can't be read|no such file"):
+    with pytest.raises(UserError, match="can't be read|no such file|null character"):
         read_weights(f"{tmp_path}/{name}")

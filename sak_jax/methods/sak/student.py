@@ -178,7 +178,9 @@ class Student(nnx.Module):
         return Outputs(
             predictions=self.heads(to_maps(mixed), images.shape[1:3], train) if mixed else {},
             aligned=to_maps(aligned),
-            routing={task: jnp.stack(weights, axis=1) for task, weights in routing.items()},
+            routing={
+                task: jnp.concatenate([each[:, None] for each in weights], axis=1) for task, weights in routing.items()
+            },
         )
 
     def _level(self, carry, level, *, outputs):

@@ -7,7 +7,7 @@ Baselines: `--config=configs/rooms.py:method=multitask` (nothing distilled), `:m
 """
 
 from sak_jax import recipe
-from sak_jax.data.rooms import furniture
+from sak_jax.data.rooms import tasks
 from sak_jax.methods.sak import recipes
 
 
@@ -17,21 +17,8 @@ def get_config(text: str = ""):
     config = recipe.base()
     config.image_size = (72, 96)
     config.batch_size = 8
-    config.tasks = {
-        "semseg": {"channels": len(furniture.CLASSES), "names": list(furniture.CLASSES)},
-        "depth": {},
-        "normals": {},
-        "edge": {},
-        "sal": {},
-    }
-    # Means of three seeds of `method=single-TASK` (tools/compare.py).
-    config.baselines = {
-        "semseg/mIoU": 17.09,
-        "depth/RMSE": 1.157,
-        "normals/mErr": 31.23,
-        "edge/odsF": 39.10,
-        "sal/maxF": 34.81,
-    }
+    config.tasks = tasks.TASKS
+    config.baselines = tasks.SINGLE_TASK
     config.model.stem = "tiny"
     config.model.stem_init = "rooms"
     config.teachers.update(recipes.rooms_committee(chosen["committee"]))

@@ -10,7 +10,7 @@ Images, steps of both stages and tasks are those of `configs/rooms.py`, and the 
 """
 
 from sak_jax import recipe
-from sak_jax.data.rooms import furniture
+from sak_jax.data.rooms import tasks
 from sak_jax.errors import UserError
 
 ASSIGNMENTS = ("full", "own", "own+generic")
@@ -41,21 +41,8 @@ def get_config(text: str = ""):
     config = recipe.base("dune")
     config.image_size = (72, 96)
     config.batch_size = 8
-    config.tasks = {
-        "semseg": {"channels": len(furniture.CLASSES), "names": list(furniture.CLASSES)},
-        "depth": {},
-        "normals": {},
-        "edge": {},
-        "sal": {},
-    }
-    # Means of three seeds of `configs/rooms.py:method=single-TASK` (tools/compare.py).
-    config.baselines = {
-        "semseg/mIoU": 17.09,
-        "depth/RMSE": 1.157,
-        "normals/mErr": 31.23,
-        "edge/odsF": 39.10,
-        "sal/maxF": 34.81,
-    }
+    config.tasks = tasks.TASKS
+    config.baselines = tasks.SINGLE_TASK
     config.model.stem = "custom"
     config.model.width, config.model.depth, config.model.heads, config.model.patch = 96, 8, 3, 8
     if chosen["start"] == "rooms":  # Where `configs/rooms.py` starts from; it has neither registers nor layer scales.

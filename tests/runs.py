@@ -33,6 +33,13 @@ def run(*arguments, config=TINY, env=None) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
+def finished(workdir, *arguments, config=TINY) -> Path:
+    """The workdir of a run that ended well."""
+    done = run(f"--workdir={workdir}", *arguments, config=config)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
 def lines(workdir, split=None) -> list[dict]:
     """The lines of metrics.jsonl, of one split if given."""
     entries = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]

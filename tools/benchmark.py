@@ -24,12 +24,12 @@ from collections.abc import Sequence
 import jax
 
 from sak_jax import cli, paths, recipe
-from sak_jax.benchmark import processes, published
+from sak_jax.benchmark import ablations, processes, published, work
 from sak_jax.benchmark.processes import Contestant
 from sak_jax.engine import flops
 from sak_jax.errors import UserError
 
-WITHOUT = ("attention", "remat", "precision", "gelu", "mixing", "heads", "flat_tokens", "resizing")
+WITHOUT = tuple(ablations.ABLATIONS)
 
 
 @cli.exit_status
@@ -75,8 +75,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _names(parser, options, config) -> list[str]:
-    from sak_jax.benchmark import work
-
     known = work.names(config)
     if not config.tasks:
         known = tuple(name for name in known if name != "inference")

@@ -19,32 +19,9 @@ from sak_jax.data.sets.imagenet import ImageNet
 from sak_jax.data.sets.pascal_context import human_parts
 from sak_jax.data.source import decode_text, read_split
 from sak_jax.errors import UserError
+from tests.faults.campaign.mutation import damaged
 
 SECONDS = float(os.environ.get("SAK_JAX_FUZZ_SECONDS", "2"))
-NUMBERS = [b"\0" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\x80\0\0\0", b"\1\0\0\0"]
-
-
-def mutated(content, rng):
-    """Content with some bytes changed, cut, repeated or overwritten; mostly near its beginning, where headers are."""
-    content = bytearray(content)
-    for _ in range(rng.choice([1, 1, 2, 5, 20])):
-        if not content:
-            break
-        near = rng.randrange(min(len(content), rng.choice([32, 200, 1000, 10**9])))
-        kind = rng.randrange(6)
-        if kind == 0:
-            content[near] = rng.randrange(256)
-        elif kind == 1:
-            content[near : near + 4] = rng.choice(NUMBERS)
-        elif kind == 2:
-            del content[near : near + rng.randrange(1, 40)]
-        elif kind == 3:
-            content[near:near] = content[: rng.randrange(1, 60)]
-        elif kind == 4:
-            content[near] ^= 1 << rng.randrange(8)
-        elif rng.random() < 0.3:
-            del content[near:]
-    return bytes(content)
 
 
 def fuzz(seeds, read, seconds=None):
@@ -52,7 +29,7 @@ def fuzz(seeds, read, seconds=None):
     seed = random.randrange(2**32)
     rng, end, tried = random.Random(seed), time.monotonic() + (seconds or SECONDS), 0
     while time.monotonic() < end:
-        content = mutated(rng.choice(seeds), rng)
+        content = damaged(rng.choice(seeds), rng)
         try:
             read(content)
         except UserError as error:

@@ -40,10 +40,7 @@ def small(tmp_path):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    done = runs.run(f"--workdir={workdir}", *STEPS, config=TINY)
-    assert done.returncode == 0, done.stderr
-    return workdir
+    return runs.finished(tmp_path_factory.mktemp("undisturbed") / "run", *STEPS, config=TINY)
 
 
 def size(folder):

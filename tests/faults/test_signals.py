@@ -15,10 +15,7 @@ STEPS = ("--config.checkpoint.every=100", "--config.multitask.steps=8", "--confi
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    done = runs.run(f"--workdir={workdir}", *STEPS, config=TINY)
-    assert done.returncode == 0, done.stderr
-    return workdir
+    return runs.finished(tmp_path_factory.mktemp("undisturbed") / "run", *STEPS, config=TINY)
 
 
 def at(workdir, moment):

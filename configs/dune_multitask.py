@@ -2,8 +2,10 @@
 
 python -m sak_jax.main --config=configs/dune_multitask.py --config.data.root=DIR --config.init_from=runs/dune_448
 
-Arguments: `data=nyud|pascal_context`, `encoder=frozen|finetuned`, `stem=base`. `init_from` is a run of
-`configs/dune.py` or a published `.pth`. Tasks and length: as in `configs/nyud.py` and `configs/pascal_context.py`.
+Arguments: `data=nyud|pascal_context`, `encoder=frozen|finetuned`, `stem=base`, and `read=levels` (four levels of the
+encoder) or `read=dinov2` (the map that DINOv2's projector makes of it, as DUNE's own segmentation does). `init_from` is
+a run of `configs/dune.py` or a published `.pth`. Tasks and length: as in `configs/nyud.py` and
+`configs/pascal_context.py`.
 """
 
 from sak_jax import recipe
@@ -36,9 +38,10 @@ DATA = {
 
 
 def get_config(text: str = ""):
-    """The recipe; its arguments are data, encoder and stem."""
-    chosen = recipe.arguments(text, data="nyud", encoder="frozen", stem="base")
-    for key, known in (("data", tuple(DATA)), ("encoder", ("frozen", "finetuned"))):
+    """The recipe; its arguments are data, encoder, stem and read."""
+    chosen = recipe.arguments(text, data="nyud", encoder="frozen", stem="base", read="levels")
+    known_values = {"data": tuple(DATA), "encoder": ("frozen", "finetuned"), "read": ("levels", "dinov2")}
+    for key, known in known_values.items():
         if chosen[key] not in known:
             raise UserError(f"recipe argument {key}={chosen[key]}: it must be one of {', '.join(known)}")
     settings = DATA[chosen["data"]]
@@ -50,6 +53,10 @@ def get_config(text: str = ""):
     config.tasks = settings["tasks"]
     config.boundary.update(settings["boundary"])
     config.model.stem = chosen["stem"]
+    if chosen["read"] == "dinov2":
+        name = "dino2reg_vitlarge_14"
+        config.teachers[name] = {"model": "dinov2_large_registers"}
+        config.model.read_after = name
     config.model.freeze = "stem" if chosen["encoder"] == "frozen" else "none"
     config.multitask.steps = 40_000
     config.multitask.lr = 2e-5 if chosen["encoder"] == "finetuned" else 1e-3

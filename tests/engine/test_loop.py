@@ -94,7 +94,7 @@ class Count:
         pass
 
 
-def line(name, stop, *, signal_at=0, evaluation=None):
+def line(name, stop, *, evaluation=None):
     """A stage that fits a line: it compiles at once."""
     schedule = optim.polynomial(0.1, 4, power=1.0)
 
@@ -109,7 +109,7 @@ def line(name, stop, *, signal_at=0, evaluation=None):
         loss=loss,
         optimizer=optim.adamw(schedule, weight_decay=0.0),
         schedule=schedule,
-        batches=lambda: Numbers(stop, signal_at),
+        batches=lambda: Numbers(stop),
         inputs={"image": jax.ShapeDtypeStruct((4, 1), jnp.float32), "mask": jax.ShapeDtypeStruct((4,), jnp.bool_)},
         start=lambda previous: Start(),
         evaluation=evaluation,
@@ -146,15 +146,24 @@ def saved(workdir):
     return {stage: sorted(checkpoints.steps(workdir / "checkpoints" / stage)) for stage in checkpoints.stages(workdir)}
 
 
-def test_a_signal_in_the_last_step_of_a_stage_that_is_not_the_last(tmp_path):
-    stop = Stop()
-    stages = [line("distill", stop, signal_at=3), line("multitask", stop)]
-    with pytest.raises(Stopped, match="stopped at step 3 of distill"):
-        loop_of(stages, stop, tmp_path)
+def test_a_signal_in_the_last_step_of_a_stage_that_is_not_the_last(tmp_path, monkeypatch):
+    stop, steps = Stop(), iter(range(1, 7))
+
+    class Signalled(loop.Ahead):
+        """A signal comes as the third batch is given to the loop: batches are made earlier, in a thread."""
+
+        def __next__(self):
+            batch = super().__next__()
+            if next(steps) == 3:
+                stop._handle(15, None)
+            return batch
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped, match="stopped at step 3 of distill"):
+        patched.setattr(loop, "Ahead", Signalled)
+        loop_of([line("distill", stop), line("multitask", stop)], stop, tmp_path)
     assert saved(tmp_path)["distill"] == [3] and not saved(tmp_path).get("multitask")
     stop = Stop()
-    stages = [line("distill", stop, signal_at=3), line("multitask", stop)]
-    trained = loop_of(stages, stop, tmp_path)
+    trained = loop_of([line("distill", stop), line("multitask", stop)], stop, tmp_path)
     assert trained.step == 3 and [entry["split"] for entry in runs.lines(tmp_path)].count("distill") == 1
 
 

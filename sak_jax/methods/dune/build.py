@@ -12,8 +12,9 @@ from sak_jax.errors import UserError
 from sak_jax.methods.distillation import teachers as committees
 from sak_jax.methods.distillation.keys import own_groups, selected_teachers
 from sak_jax.methods.dune.losses import Distillation
-from sak_jax.methods.dune.student import ENCODERS, Followed, Student, StudentConfig, encoder_config
+from sak_jax.methods.dune.student import ENCODERS, Followed, Projected, Student, StudentConfig, encoder_config
 from sak_jax.methods.foundation.student import FoundationStudent
+from sak_jax.methods.sak.student import LEVELS
 from sak_jax.nn.vit import ViT, ViTConfig
 from sak_jax.teachers import registry
 from sak_jax.teachers.views import View
@@ -77,13 +78,33 @@ def student_config(config: ConfigDict) -> StudentConfig:
 
 
 def student(config: ConfigDict, stage: str, rngs: nnx.Rngs) -> nnx.Module:
-    """With fresh parameters: encoder and projectors (`distill`), or encoder and heads (`multitask`)."""
+    """With fresh parameters: encoder and projectors (`distill`), or what heads read and the heads (`multitask`)."""
     if stage == "distill":
         return Student(student_config(config), rngs=rngs)
-    settings, dtype = encoder(config), jnp.dtype(config.dtype)
+    settings, dtype = read(config), jnp.dtype(config.dtype)
     channels = tuple((task.name, task.channels) for task in tasks.select(recipe.ordered(config.tasks)))
-    vit = ViT(settings, dtype=dtype, rngs=rngs)
-    return FoundationStudent(vit, View(), settings.width, channels, dtype=dtype, rngs=rngs)
+    if isinstance(settings, ViTConfig):
+        model, width, levels = ViT(settings, dtype=dtype, rngs=rngs), settings.width, LEVELS
+    else:
+        model, width, levels = Projected(settings, rngs=rngs), settings.teachers[0].width, 1
+    return FoundationStudent(model, View(), width, channels, levels=levels, dtype=dtype, rngs=rngs)
+
+
+def read(config: ConfigDict) -> ViTConfig | StudentConfig:
+    """What heads read: the encoder, or the student of one teacher whose projector they read after.
+
+    Raises:
+      UserError: as `encoder`, or the recipe has no such teacher, or its patches are not followed.
+    """
+    name = config.model.read_after
+    if not name:
+        return encoder(config)
+    known = student_config(config).teachers
+    chosen = tuple(teacher for teacher in known if teacher.name == name)
+    if not chosen or "patch" not in chosen[0].tokens:
+        names = ", ".join(teacher.name for teacher in known if "patch" in teacher.tokens)
+        raise UserError(f"config.model.read_after={name!r}: the recipe follows the patches of {names or 'no teacher'}")
+    return dataclasses.replace(student_config(config), teachers=chosen, standardise="none")
 
 
 def committee(config: ConfigDict) -> Frozen:

@@ -23,6 +23,7 @@ KEYS = {
         "hidden": Key(768, above=0),  # Channels inside the ladder's MLPs; of that at the last block, and of `mlp`:
         "last_hidden": Key(3072, above=0),
         "freeze": Key("none", choices=("none", "stem")),  # "stem": the encoder stays as it is while heads learn.
+        "read_after": Key(""),  # Heads read the encoder's four levels, or what this teacher's projector makes of it.
         # What the backward pass keeps, and how attention is computed: as SAK's.
         "remat": Key("named", choices=("none", "named", "dots", "blocks", "full"), runtime=True),
         "attention": Key("auto", choices=("auto", "xla", "cudnn", "pallas", "looped"), runtime=True),
@@ -79,6 +80,7 @@ def check(config: ConfigDict, devices: int) -> None:
         build.student_config(config)
     if config.multitask.steps:
         recipe.require(len(config.tasks) > 0, config, "multitask.steps", "needs tasks")
+        build.read(config)
         if not steps and not config.init_from and not config.model.stem_init and config.model.freeze == "stem":
             raise UserError("config.model.freeze is 'stem': give the encoder's weights by config.init_from")
         tasks.select(recipe.ordered(config.tasks))

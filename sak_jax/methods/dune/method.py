@@ -42,5 +42,5 @@ def architecture(config: ConfigDict, stage: str) -> dict[str, object]:
         parts = dataclasses.asdict(build.student_config(config))
     else:
         channels = [(task.name, task.channels) for task in tasks.select(recipe.ordered(config.tasks))]
-        parts = {"encoder": dataclasses.asdict(build.encoder(config)), "tasks": channels}
+        parts = {"encoder": dataclasses.asdict(build.read(config)), "tasks": channels}
     return {key: value for key, value in keys_lib.flatten(parts).items() if key not in HOW_IT_IS_COMPUTED}

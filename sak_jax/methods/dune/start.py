@@ -65,23 +65,27 @@ def distillation(config: ConfigDict, measure: Callable[[], Weights] | None = Non
 
 
 def multitask(config: ConfigDict, previous: nnx.State | None) -> Start:
-    """The distilled encoder; positions for another image size are resized by DINOv2's rule, as it would itself.
+    """The distilled encoder, with a projector where heads read after one.
+
+    Positions for another image size are resized by DINOv2's rule, as the encoder would itself.
 
     Args:
       config: the recipe.
       previous: the student's state after distillation, or None.
 
     Raises:
-      UserError: the weights are missing, or are those of another encoder.
+      UserError: the weights are missing, or are those of another encoder or projector.
     """
-    target = build.encoder(config)
+    target, after = build.encoder(config), config.model.read_after
     if previous is not None:
-        source = Source("distillation", states.on_host(previous), target)
+        source = Source("distillation", states.on_host(previous), target, build.student_config(config))
     elif config.init_from and not _tried_out(config):
         source = read(config.init_from)
     else:
-        return _shipped(config)
+        return _within(_shipped(config)) if after else _shipped(config)
     _check_same(source.name, dataclasses.asdict(source.encoder), dataclasses.asdict(target))
+    if after:
+        _check_projector(source, build.read(config))
     weights = {path: value for path, value in source.weights.items() if path[0] == "encoder"}
     if source.encoder.grid != target.grid:
         offset = target.position_offset
@@ -89,7 +93,24 @@ def multitask(config: ConfigDict, previous: nnx.State | None) -> Start:
         weights[POSITIONS] = np.asarray(
             resize.resize_positions(weights[POSITIONS], source.encoder.grid, target.grid, **options)
         )
-    return Start(source.name, weights)
+    if not after:
+        return Start(source.name, weights)
+    weights |= {path: value for path, value in source.weights.items() if path[:2] == ("projectors", after)}
+    return _within(Start(source.name, weights))
+
+
+def _within(start: Start) -> Start:
+    """A student's arrays as those of the encoder that heads read."""
+    return dataclasses.replace(start, weights={("encoder", *path): value for path, value in start.weights.items()})
+
+
+def _check_projector(source: Source, target: StudentConfig) -> None:
+    """Raises UserError where a start does not have the projector that heads are to read after."""
+    (wanted,) = target.teachers
+    if source.student is None:
+        raise UserError(f"{source.name} has no projectors to read after (model.read_after): give a run of distillation")
+    theirs = dataclasses.replace(source.student, teachers=(source.student.teacher(wanted.name),), standardise="none")
+    _check_same(source.name, dataclasses.asdict(theirs), dataclasses.asdict(target))
 
 
 def read(path: str) -> Source:
@@ -114,8 +135,11 @@ def read(path: str) -> Source:
     theirs = recipe.from_dict(saved)
     if theirs.method != "dune":
         raise UserError(f"config.init_from={path!r} was made by the method {theirs.method}: give a run of DUNE's")
-    student = build.student_config(theirs) if stage == "distill" else None
-    return Source(path, states.by_path(model), build.encoder(theirs), student)
+    weights, student = states.by_path(model), build.student_config(theirs) if stage == "distill" else None
+    if stage == "multitask" and theirs.model.read_after:  # The student is within, see `_within`.
+        weights = {place[1:]: value for place, value in weights.items() if place[0] == "encoder"}
+        student = build.read(theirs)
+    return Source(path, weights, build.encoder(theirs), student)
 
 
 def _tried_out(config: ConfigDict) -> bool:

@@ -240,3 +240,18 @@ class Student(nnx.Module):
         height = images.shape[1] // self.config.encoder.patch
         to_map = lambda x: rearrange(x, "b (h w) c -> b h w c", h=height)  # noqa: E731
         return {"map" if kind == PATCHES else kind: to_map(x) if kind == PATCHES else x for kind, x in tokens.items()}
+
+
+class Projected(Student):
+    """The student of one teacher as the encoder of heads: one map, what its projector makes of the patches.
+
+    The map is the teacher's, standardised, as it was learned. DUNE's segmentation is read after DINOv2's projector.
+    """
+
+    def __call__(self, images: Float[Array, "b H W 3"]) -> tuple[Float[Array, "b h w c"]]:
+        """The map, as `ViT` gives its own.
+
+        Args:
+          images: ImageNet-normalised, of whole patches.
+        """
+        return (self.project(images, self.config.teachers[0].name)["map"],)

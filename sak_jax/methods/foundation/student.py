@@ -11,17 +11,18 @@ from sak_jax.nn.heads import DecodeHeads
 
 
 class FoundationStudent(nnx.Module):
-    """A foundation model as encoder: its four maps, at its own resolution, go to every task's head.
+    """A foundation model as encoder: its maps, at its own resolution, go to every task's head.
 
     It is called, trained, evaluated and saved as `Student` is. Matches the published code's baselines, which give such
     encoders the same heads.
 
     Args:
-      encoder: images -> four maps `[b, h, w, width]`.
+      encoder: images -> `levels` maps `[b, h, w, width]`.
       view: how the encoder sees the student's images: `view(images)` gives the encoder's, and
         `view.select(maps, (height, width))` the part of its maps that shows the image.
       width: channels of the maps.
       tasks: (name, channels) of each task.
+      levels: how many maps there are.
       dtype: of the heads' computation; parameters are float32.
     """
 
@@ -32,12 +33,13 @@ class FoundationStudent(nnx.Module):
         width: int,
         tasks: tuple[tuple[str, int], ...],
         *,
+        levels: int = LEVELS,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.encoder = encoder
         self.view = view
-        self.heads = DecodeHeads(width, LEVELS, dict(tasks), dtype=dtype, rngs=rngs)
+        self.heads = DecodeHeads(width, levels, dict(tasks), dtype=dtype, rngs=rngs)
 
     def __call__(
         self, images: Float[Array, "b H W 3"], *, train: bool = False, rngs: nnx.Rngs | None = None

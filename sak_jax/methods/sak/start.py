@@ -127,17 +127,17 @@ def adapt(source: Source, target: StudentConfig, models: dict[str, str] | None =
             "start that was made with the same"
         )
     for name in {} if stem_only else mine:
-        if theirs[name] != mine[name] or (name in target.aligners and name not in source.config.aligners):
-            raise UserError(
-                f"{source.name} learned from a teacher {name} that is {theirs[name]} wide, with"
-                f"{'' if name in source.config.aligners else 'out'} an aligner; here it is {mine[name]} wide, with"
-                f"{'' if name in target.aligners else 'out'}: give the start that was made with this recipe's teachers"
-            )
         taught, wanted = source.models.get(name), (models or {}).get(name)
         if taught and wanted and taught != wanted:
             raise UserError(
                 f"{source.name} learned its path {name} from {taught}, and config.teachers.{name}.model is {wanted}: "
                 "give the start that was made with this recipe's teachers, or those teachers"
+            )
+        if theirs[name] != mine[name] or (name in target.aligners and name not in source.config.aligners):
+            raise UserError(
+                f"{source.name} learned from a teacher {name} that is {theirs[name]} wide, with"
+                f"{'' if name in source.config.aligners else 'out'} an aligner; here it is {mine[name]} wide, with"
+                f"{'' if name in target.aligners else 'out'}: give the start that was made with this recipe's teachers"
             )
     order = [list(theirs).index(name) for name in mine] if not stem_only else []
     weights = {}

@@ -46,7 +46,6 @@ class StudentConfig:
       dtype: of the computation; parameters are float32.
       remat: what training keeps for the backward pass, see `remat.checkpoint`: `named` (fast, little memory), `none`,
         `dots`, `blocks` or `full` (slowest, least memory). True and False are `blocks` and `none`.
-      attention: the stem's, see `attention.attention`: auto, xla, cudnn, pallas or looped.
     """
 
     stem: ViTConfig
@@ -61,7 +60,6 @@ class StudentConfig:
     standardise: str = "none"
     dtype: str = "float32"
     remat: str | bool = "named"
-    attention: str = "auto"
 
 
 @typing.no_type_check  # A tree of anything, as far as JAX is concerned: of shapes under `jax.eval_shape`.
@@ -95,7 +93,7 @@ class Student(nnx.Module):
         width, teachers, tasks = stem.width, len(config.teachers), len(config.tasks)
         if stem.taps != tuple(range(stem.depth // LEVELS - 1, stem.depth, stem.depth // LEVELS)):
             raise ValueError(f"the stem's taps {stem.taps} must end {LEVELS} levels of equally many blocks")
-        self.stem = ViT(dataclasses.replace(stem, attention=config.attention), dtype=dtype, rngs=rngs)
+        self.stem = ViT(stem, dtype=dtype, rngs=rngs)
 
         def norm(rngs):
             return nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, rngs=rngs)

@@ -159,6 +159,52 @@ def test_a_start_that_is_another_student_is_refused(run):
         start.distillation(config_of(run, init_from="nowhere"))
 
 
+def test_heads_read_after_a_teachers_projector(run, tmp_path):
+    first = stage(run, "distill", 6)
+    done = runs.run(
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.init_from={run / 'checkpoints/distill/6'}",
+        "--config.distill.steps=0",
+        "--config.model.read_after=geometry",
+        "--config.model.freeze=stem",
+        config=RECIPE,
+    )
+    assert done.returncode == 0, done.stderr
+    final = stage(tmp_path / "run", "multitask", 3)
+    for key in ("encoder/blocks/mlp/up/kernel", "projectors/geometry/output/kernel"):
+        np.testing.assert_array_equal(final[f"encoder/{key}"], first[key])
+    assert not any(name.startswith("encoder/projectors/scene") for name in final)
+    assert final["heads/trunk/reduce/kernel"].shape == (2, 1, 144, 144)  # Two tasks; one level, of the teacher's width.
+    # What the heads get is what the distilled student says of this teacher, before it is de-normalised.
+    images = jax.random.normal(jax.random.key(0), (2, 32, 48, 3))
+    predicted = sak_jax.load(run / "checkpoints/distill/6")(images)["geometry"]["patch"]
+    student = sak_jax.load(tmp_path / "run")
+    (found,) = student.student.encoder(images)
+    np.testing.assert_allclose(found.reshape(2, 24, 144), predicted, rtol=1e-5, atol=1e-5)
+    assert student(images).predictions["depth"].shape == (2, 32, 48, 1)
+    # Such a run is a start as well: of the same heads' encoder, or of the encoder alone.
+    config = config_of(run, init_from=str(tmp_path / "run"))
+    alone = start.multitask(config, None).weights
+    config.model.read_after = "geometry"
+    both = start.multitask(config, None).weights
+    assert {("encoder", *path) for path in alone} == {path for path in both if path[1] == "encoder"}
+    assert ("encoder", "projectors", "geometry", "output", "kernel") in both
+
+
+def test_reading_after_a_projector_that_is_not_there_is_refused(run, tmp_path):
+    config = config_of(run, init_from=str(run))
+    config.model.read_after = "geometry"
+    with pytest.raises(UserError, match="has no projectors to read after"):
+        start.multitask(config, None)
+    config = config_of(run)
+    config.model.read_after = "nobody"
+    with pytest.raises(UserError, match="read_after='nobody': the recipe follows the patches of geometry, scene"):
+        start.multitask(config, None)
+    config.model.read_after, config.model.projector = "geometry", "mlp"
+    with pytest.raises(UserError, match="projector is 'transformer' there and 'mlp' here"):
+        start.multitask(config, None)
+
+
 def test_a_checkpoint_says_what_its_student_is(run):
     saved, name, arrays = checkpoints.load(run / "checkpoints/distill/6")
     settings = build.student_config(recipe.from_dict(saved))

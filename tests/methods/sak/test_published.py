@@ -159,6 +159,27 @@ def test_aligners_of_some_teachers_only_are_not_exported(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("change", [{"paths": False, "router": "none"}, {"trunk": "shared"}])
+def test_a_student_of_another_build_than_the_published_is_not_exported(tmp_path, change):
+    config = tiny_recipe(**change)
+    zeros = jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype), abstract_student(build.student_config(config, "multitask"))
+    )
+    checkpoints.write_model(
+        tmp_path / "run", "multitask", config.multitask.steps, recipes.plain(config), nnx.state(zeros)
+    )
+    with pytest.raises(UserError, match="run was made with model.paths or model.trunk changed"):
+        export_student(tmp_path / "run", tmp_path / "sak.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_start_with_paths_is_none_for_a_student_without():
+    with_paths = student_config("tiny", (32, 32), (), 768)
+    source = handover.Source("runs/imagenet", {}, with_paths)
+    with pytest.raises(UserError, match="runs/imagenet was made with model.paths=True, and here it is False"):
+        handover.adapt(source, dataclasses.replace(with_paths, paths=False))
+
+
 def test_low_rank_updates_are_kept_or_merged(tmp_path):
     lora = LoRA(3, 6.0, ("qkv", "proj"))
     student = tiny_student(tasks=(), lora=lora)

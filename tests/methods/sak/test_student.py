@@ -223,8 +223,7 @@ def test_only_what_is_asked_for_is_computed(student, outputs):
 
 @pytest.mark.parametrize("attention", ["xla", "looped"])
 def test_the_stems_attention_can_be_chosen(outputs, attention):
-    chosen = make(attention=attention)
-    assert chosen.stem.config.attention == attention
+    chosen = make(stem=dataclasses.replace(STEM, attention=attention))
     assert_close(evaluate(chosen, IMAGES), outputs)
 
 

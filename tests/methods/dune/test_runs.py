@@ -16,6 +16,7 @@ from sak_jax.methods.dune import build, start
 from sak_jax.methods.dune.student import Student
 from sak_jax.nn import resize
 from tests import runs
+from tests.engine.test_multihost import ended, environments
 
 RECIPE = str(runs.ROOT / "tests/recipes/tiny_dune.py")
 LOADED = ("encoder", "projectors", "statistics", "mask_token")
@@ -93,10 +94,16 @@ def test_it_resumes_bit_for_bit_with_its_statistics(run, tmp_path):
             np.testing.assert_array_equal(found[key], value, err_msg=f"{name} {key}")
 
 
-def test_eight_devices_compute_what_one_does(run, tmp_path):
-    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = runs.run(f"--workdir={tmp_path}", config=f"{RECIPE}:multitask=no", env=env)
-    assert done.returncode == 0, done.stderr
+EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+FOUR = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_eight_devices_compute_what_one_does(run, tmp_path, hosts):
+    """On one host, and on two with four each."""
+    places = [EIGHT] if hosts == 1 else [env | FOUR for env in environments()]
+    started = [runs.start(f"--workdir={tmp_path}", config=f"{RECIPE}:multitask=no", env=env) for env in places]
+    ended(started, 0)
     found, expected = ([line["values"] for line in runs.lines(workdir, "distill")] for workdir in (tmp_path, run))
     for mine, theirs in zip(found, expected, strict=True):
         kept = [key for key in theirs if key.startswith("kept/")]

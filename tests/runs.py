@@ -13,6 +13,9 @@ from sak_jax.engine import checkpoints
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests/recipes/tiny.py")
 
+COMPILED_QUICKLY = "--xla_backend_optimization_level=0"
+"""For `XLA_FLAGS`: for the few steps that a test takes it does not pay to optimise the machine's code."""
+
 
 def start(*arguments, config=TINY, env=None, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "sak_jax.main", f"--config={config}", *map(str, arguments)]

@@ -29,21 +29,16 @@ OPTIONS = (
 )
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("one"), devices=1)
-
-
 def trained(workdir, devices, *options):
-    env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {runs.COMPILED_QUICKLY}"}
     done = runs.run(f"--workdir={workdir}", *OPTIONS, *options, env=env)
     assert done.returncode == 0, done.stderr
     return workdir
 
 
-@pytest.mark.parametrize("options", [(), ("--config.mesh.fsdp=4",)], ids=["data", "fsdp"])
-def test_eight_devices_compute_what_one_does(one, tmp_path, options):
-    eight = trained(tmp_path, 8, *options)
+def test_eight_devices_compute_what_one_does(tmp_path):
+    """With shared parameters; that data-parallel steps have one device's gradient, `test_gradients` shows."""
+    one, eight = trained(tmp_path / "one", 1), trained(tmp_path / "eight", 8, "--config.mesh.fsdp=4")
     for mine, theirs in zip(runs.lines(eight), runs.lines(one), strict=True):
         assert (mine["step"], mine["split"]) == (theirs["step"], theirs["split"])
         # Losses agree to rounding; scores count pixels of 11 small images, of which some fall to the other side.

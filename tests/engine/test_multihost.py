@@ -39,6 +39,7 @@ def environments():
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     common = os.environ | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    common |= {"XLA_FLAGS": runs.COMPILED_QUICKLY}
     return [common | {"JAX_PROCESS_ID": str(index)} for index in range(2)]
 
 
@@ -115,7 +116,7 @@ def test_two_processes_are_one_run_stop_together_and_go_on_after_one_was_killed(
 
     (first, _), (second, _) = ended(start_two(f"--workdir={together}", *ARGUMENTS), 0)
     assert "depth/RMSE" in first and "depth/RMSE" not in second  # One of them speaks.
-    two_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    two_devices = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {runs.COMPILED_QUICKLY}"}
     done = runs.run(f"--workdir={alone}", *ARGUMENTS, env=two_devices)
     assert done.returncode == 0, done.stderr
     expected, found = values(alone), values(together)

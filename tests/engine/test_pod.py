@@ -20,8 +20,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pod")
 
     def start(name, env, devices):
-        # For the few steps they take it does not pay to optimise the machine's code.
-        flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        flags = f"--xla_force_host_platform_device_count={devices} {runs.COMPILED_QUICKLY}"
         env = env | {"XLA_FLAGS": flags}
         command = [sys.executable, "-m", "tests.engine.pod", name, str(folder)]
         return subprocess.Popen(command, cwd=runs.ROOT, env=env, stdout=-1, stderr=-1, text=True)

@@ -81,7 +81,7 @@ def student(config: ConfigDict, stage: str, rngs: nnx.Rngs) -> nnx.Module:
     """With fresh parameters: encoder and projectors (`distill`), or what heads read and the heads (`multitask`)."""
     if stage == "distill":
         return Student(student_config(config), rngs=rngs)
-    settings, dtype = read(config), jnp.dtype(config.dtype)
+    settings, dtype = under_heads(config), jnp.dtype(config.dtype)
     channels = tuple((task.name, task.channels) for task in tasks.select(recipe.ordered(config.tasks)))
     if isinstance(settings, ViTConfig):
         model, width, levels = ViT(settings, dtype=dtype, rngs=rngs), settings.width, LEVELS
@@ -90,7 +90,7 @@ def student(config: ConfigDict, stage: str, rngs: nnx.Rngs) -> nnx.Module:
     return FoundationStudent(model, View(), width, channels, levels=levels, dtype=dtype, rngs=rngs)
 
 
-def read(config: ConfigDict) -> ViTConfig | StudentConfig:
+def under_heads(config: ConfigDict) -> ViTConfig | StudentConfig:
     """What heads read: the encoder, or the student of one teacher whose projector they read after.
 
     Raises:
@@ -99,12 +99,12 @@ def read(config: ConfigDict) -> ViTConfig | StudentConfig:
     name = config.model.read_after
     if not name:
         return encoder(config)
-    known = student_config(config).teachers
-    chosen = tuple(teacher for teacher in known if teacher.name == name)
-    if not chosen or "patch" not in chosen[0].tokens:
-        names = ", ".join(teacher.name for teacher in known if "patch" in teacher.tokens)
-        raise UserError(f"config.model.read_after={name!r}: the recipe follows the patches of {names or 'no teacher'}")
-    return dataclasses.replace(student_config(config), teachers=chosen, standardise="none")
+    whole = student_config(config)
+    readable = {teacher.name: teacher for teacher in whole.teachers if "patch" in teacher.tokens}
+    if name not in readable:
+        names = ", ".join(readable) or "no teacher"
+        raise UserError(f"config.model.read_after={name!r}: the recipe follows the patches of {names}")
+    return dataclasses.replace(whole, teachers=(readable[name],), standardise="none")
 
 
 def committee(config: ConfigDict) -> Frozen:

@@ -80,7 +80,7 @@ def check(config: ConfigDict, devices: int) -> None:
         build.student_config(config)
     if config.multitask.steps:
         recipe.require(len(config.tasks) > 0, config, "multitask.steps", "needs tasks")
-        build.read(config)
+        build.under_heads(config)
         if not steps and not config.init_from and not config.model.stem_init and config.model.freeze == "stem":
             raise UserError("config.model.freeze is 'stem': give the encoder's weights by config.init_from")
         tasks.select(recipe.ordered(config.tasks))

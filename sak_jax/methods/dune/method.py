@@ -11,8 +11,8 @@ from sak_jax.methods.dune.keys import KEYS, check
 
 __all__ = ["architecture", "check", "keys", "stages", "student"]
 
-HOW_IT_IS_COMPUTED = ("dtype", "remat", "encoder.attention")
-"""What may differ between the run that made a student and one that uses it."""
+HOW_IT_IS_COMPUTED = ("dtype", "remat", "attention")
+"""What may differ between the run that made a student and one that uses it: last parts of keys, at any depth."""
 
 
 def keys() -> Keys:
@@ -42,5 +42,6 @@ def architecture(config: ConfigDict, stage: str) -> dict[str, object]:
         parts = dataclasses.asdict(build.student_config(config))
     else:
         channels = [(task.name, task.channels) for task in tasks.select(recipe.ordered(config.tasks))]
-        parts = {"encoder": dataclasses.asdict(build.read(config)), "tasks": channels}
-    return {key: value for key, value in keys_lib.flatten(parts).items() if key not in HOW_IT_IS_COMPUTED}
+        parts = {"encoder": dataclasses.asdict(build.under_heads(config)), "tasks": channels}
+    flat = keys_lib.flatten(parts)
+    return {key: value for key, value in flat.items() if key.split(".")[-1] not in HOW_IT_IS_COMPUTED}

@@ -15,6 +15,7 @@ from sak_jax.engine import state as states
 from sak_jax.engine.stage import Start, Weights
 from sak_jax.errors import UserError
 from sak_jax.methods.dune import build, pytorch
+from sak_jax.methods.dune.method import HOW_IT_IS_COMPUTED
 from sak_jax.methods.dune.student import Student, StudentConfig, check_size
 from sak_jax.nn import resize
 from sak_jax.nn.vit import ViTConfig
@@ -65,7 +66,7 @@ def distillation(config: ConfigDict, measure: Callable[[], Weights] | None = Non
 
 
 def multitask(config: ConfigDict, previous: nnx.State | None) -> Start:
-    """The distilled encoder, with a projector where heads read after one.
+    """What heads read: the distilled encoder, or the student of one teacher with its projector.
 
     Positions for another image size are resized by DINOv2's rule, as the encoder would itself.
 
@@ -76,16 +77,25 @@ def multitask(config: ConfigDict, previous: nnx.State | None) -> Start:
     Raises:
       UserError: the weights are missing, or are those of another encoder or projector.
     """
+    found = _student(config, previous)
+    if not config.model.read_after:
+        return found
+    # There the student is the encoder.
+    return dataclasses.replace(found, weights={("encoder", *path): value for path, value in found.weights.items()})
+
+
+def _student(config: ConfigDict, previous: nnx.State | None) -> Start:
+    """What heads read, as arrays of a student."""
     target, after = build.encoder(config), config.model.read_after
     if previous is not None:
         source = Source("distillation", states.on_host(previous), target, build.student_config(config))
     elif config.init_from and not _tried_out(config):
         source = read(config.init_from)
     else:
-        return _within(_shipped(config)) if after else _shipped(config)
+        return _shipped(config)
     _check_same(source.name, dataclasses.asdict(source.encoder), dataclasses.asdict(target))
     if after:
-        _check_projector(source, build.read(config))
+        _check_projector(source, build.under_heads(config))
     weights = {path: value for path, value in source.weights.items() if path[0] == "encoder"}
     if source.encoder.grid != target.grid:
         offset = target.position_offset
@@ -93,15 +103,8 @@ def multitask(config: ConfigDict, previous: nnx.State | None) -> Start:
         weights[POSITIONS] = np.asarray(
             resize.resize_positions(weights[POSITIONS], source.encoder.grid, target.grid, **options)
         )
-    if not after:
-        return Start(source.name, weights)
     weights |= {path: value for path, value in source.weights.items() if path[:2] == ("projectors", after)}
-    return _within(Start(source.name, weights))
-
-
-def _within(start: Start) -> Start:
-    """A student's arrays as those of the encoder that heads read."""
-    return dataclasses.replace(start, weights={("encoder", *path): value for path, value in start.weights.items()})
+    return Start(source.name, weights)
 
 
 def _check_projector(source: Source, target: StudentConfig) -> None:
@@ -136,9 +139,9 @@ def read(path: str) -> Source:
     if theirs.method != "dune":
         raise UserError(f"config.init_from={path!r} was made by the method {theirs.method}: give a run of DUNE's")
     weights, student = states.by_path(model), build.student_config(theirs) if stage == "distill" else None
-    if stage == "multitask" and theirs.model.read_after:  # The student is within, see `_within`.
+    if stage == "multitask" and theirs.model.read_after:  # The student is the encoder, see `multitask`.
         weights = {place[1:]: value for place, value in weights.items() if place[0] == "encoder"}
-        student = build.read(theirs)
+        student = build.under_heads(theirs)
     return Source(path, weights, build.encoder(theirs), student)
 
 
@@ -154,7 +157,7 @@ def _check_same(name: str, theirs: dict, mine: dict) -> None:
     """Raises UserError where two students differ in more than image size and how they are computed."""
     theirs, mine = keys.flatten(theirs), keys.flatten(mine)
     for key in keys.differing(theirs, mine):
-        if key.split(".")[-1] not in ("image_size", "dtype", "remat", "attention"):
+        if key.split(".")[-1] not in ("image_size", *HOW_IT_IS_COMPUTED):
             raise UserError(
                 f"{name} is another student: {key} is {theirs.get(key)!r} there and {mine.get(key)!r} here; give the "
                 "recipe that made it, or another start"

@@ -8,7 +8,7 @@ from PIL import Image
 from sak_jax import recipe
 from sak_jax.errors import UserError
 from sak_jax.methods.distillation import dropping, images, keys, statistics
-from sak_jax.methods.dune import build
+from sak_jax.methods.dune import build, method
 from tests import runs
 
 TINY = str(runs.ROOT / "tests/recipes/tiny_dune.py")
@@ -138,3 +138,11 @@ def test_sak_takes_the_shared_options():
         recipe.check(config, 1)
     config.multitask.alpha = 0.0
     recipe.check(config, 1)
+
+
+@pytest.mark.parametrize("read", ["levels", "dinov2"])
+def test_how_heads_are_computed_is_no_part_of_what_they_are(read):
+    config = recipe.load(f"configs/dune_multitask.py:read={read}")
+    before = method.architecture(config, "multitask")
+    config.dtype, config.model.remat, config.model.attention = "bfloat16", "none", "xla"
+    assert method.architecture(config, "multitask") == before

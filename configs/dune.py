@@ -47,8 +47,7 @@ IMAGES = 1_281_167
 def get_config(text: str = ""):
     """The recipe; its arguments are stem, stage and batch."""
     chosen = recipe.arguments(text, stem="base", stage="336", batch="1024")
-    if chosen["stage"] not in STAGES:
-        raise UserError(f"recipe argument stage={chosen['stage']}: it must be one of {', '.join(STAGES)}")
+    recipe.check_arguments(chosen, stage=STAGES)
     if not chosen["batch"].isdigit() or int(chosen["batch"]) < 2:
         raise UserError(f"recipe argument batch={chosen['batch']}: it must be a number of images, 2 at least")
     side, epochs, rate = STAGES[chosen["stage"]]

@@ -10,7 +10,6 @@ a run of `configs/dune.py` or a published `.pth`. Tasks and length: as in `confi
 
 from sak_jax import recipe
 from sak_jax.data.sets import nyud, pascal_context
-from sak_jax.errors import UserError
 
 DATA = {
     "nyud": {
@@ -40,10 +39,7 @@ DATA = {
 def get_config(text: str = ""):
     """The recipe; its arguments are data, encoder, stem and read."""
     chosen = recipe.arguments(text, data="nyud", encoder="frozen", stem="base", read="levels")
-    known_values = {"data": tuple(DATA), "encoder": ("frozen", "finetuned"), "read": ("levels", "dinov2")}
-    for key, known in known_values.items():
-        if chosen[key] not in known:
-            raise UserError(f"recipe argument {key}={chosen[key]}: it must be one of {', '.join(known)}")
+    recipe.check_arguments(chosen, data=DATA, encoder=("frozen", "finetuned"), read=("levels", "dinov2"))
     settings = DATA[chosen["data"]]
     config = recipe.base("dune")
     config.image_size = settings["image_size"]

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from absl import flags
 from etils import epath
@@ -47,7 +47,8 @@ ENGINE = {
         "fsdp": Key(1, above=0, runtime=True),
         "placement": Key({}, open=True, runtime=True),  # {pattern of a parameter's path: axes}, see docs/pods.md.
     },
-    "compilation_cache": Key("~/.cache/sak_jax/xla", runtime=True),  # "" compiles afresh every time.
+    # "" compiles afresh every time; where JAX_COMPILATION_CACHE_DIR is set, that is used.
+    "compilation_cache": Key("~/.cache/sak_jax/xla", runtime=True),
 }
 """The keys of every recipe; those of its method and of its data set come besides."""
 
@@ -76,6 +77,17 @@ def arguments(text: str | None, **defaults: str) -> dict[str, str]:
             raise UserError(f"recipe argument {item!r}: write key=value with a key of {', '.join(defaults)}")
         values[key] = value
     return values
+
+
+def check_arguments(chosen: Mapping[str, str], **choices: Iterable[str]) -> None:
+    """Refuses recipe arguments that have none of the values they may have, by name.
+
+    Raises:
+      UserError: such an argument.
+    """
+    for key, values in choices.items():
+        if chosen[key] not in values:
+            raise UserError(f"recipe argument {key}={chosen[key]}: it must be one of {', '.join(values)}")
 
 
 # Reading

@@ -51,7 +51,7 @@ def start_jax(config: ConfigDict) -> None:
     """
     recipe.check_keys(config)
     hosts.join()
-    if config.compilation_cache:
+    if config.compilation_cache and jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if config.matmul_precision:

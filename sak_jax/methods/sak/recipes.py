@@ -36,9 +36,7 @@ def arguments(text: str, **more: str) -> dict[str, str]:
       UserError: an argument that the recipe does not have, or an unknown preset or stem.
     """
     chosen = recipe.arguments(text, stem="base", teachers="base", preset="paper", committee="", **more)
-    for key, known in (("preset", COMMITTEES), ("stem", stems.FILES)):
-        if chosen[key] not in known:
-            raise UserError(f"recipe argument {key}={chosen[key]}: it must be one of {', '.join(known)}")
+    recipe.check_arguments(chosen, preset=COMMITTEES, stem=stems.FILES)
     return chosen
 
 

@@ -17,10 +17,17 @@ def of_arrays(tree: Any) -> int:
 
     Any change of one element changes it: bits are summed, each element's times an odd number of its own.
     """
-    leaves = [(_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-    if any(isinstance(leaf, jax.Array) for _, leaf in leaves):
-        return int(_of_jax(tuple(leaf for _, leaf in leaves), tuple(name for name, _ in leaves)))
-    return int(_sum(leaves, np))
+    leaves = [(_name(path), local(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    found = [_of_jax(leaf) if isinstance(leaf, jax.Array) else _of_leaf(leaf, np) for _, leaf in leaves]
+    odd = [zlib.crc32(name.encode()) | 1 for name, _ in leaves]
+    return sum(a * int(b) for a, b in zip(odd, jax.device_get(found), strict=True)) & 0xFFFFFFFF
+
+
+def local(leaf: Any) -> Any:
+    """The array as NumPy's where a processor of this process holds it: nothing is copied, and nothing compiled."""
+    if not isinstance(leaf, jax.Array) or not leaf.is_fully_addressable:
+        return leaf
+    return np.asarray(leaf) if {device.platform for device in leaf.devices()} == {"cpu"} else leaf
 
 
 def of_plain(values: Any) -> int:
@@ -32,20 +39,8 @@ def _name(path: tuple) -> str:
     return "/".join(str(getattr(part, "key", getattr(part, "idx", getattr(part, "name", part)))) for part in path)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _of_jax(leaves: tuple[jax.Array, ...], names: tuple[str, ...]) -> jax.Array:
-    return _sum(list(zip(names, leaves, strict=True)), jnp)
-
-
-def _sum(leaves: list[tuple[str, Any]], xp) -> Any:
-    total = xp.zeros((1,), np.uint32)
-    for name, leaf in leaves:
-        total = total + np.array([zlib.crc32(name.encode()) | 1], np.uint32) * _of_leaf(leaf, xp)
-    return total[0]
-
-
 def _of_leaf(leaf: Any, xp) -> Any:
-    """[1], over all elements. No axis is flattened, so that one that is sharded stays so."""
+    """Over all elements. No axis is flattened, so that one that is sharded stays so."""
     leaf = xp.asarray(leaf)
     if leaf.dtype == bool:
         bits = leaf
@@ -58,4 +53,7 @@ def _of_leaf(leaf: Any, xp) -> Any:
         shape = [length if other == axis else 1 for other in range(bits.ndim)]
         weights = weights + xp.arange(length, dtype=np.uint32).reshape(shape) * np.uint32(stride & 0xFFFFFFFF)
         stride *= max(length, 1)
-    return xp.sum(bits.astype(np.uint32) * weights, dtype=np.uint32).reshape(1)
+    return xp.sum(bits.astype(np.uint32) * weights, dtype=np.uint32)
+
+
+_of_jax = jax.jit(functools.partial(_of_leaf, xp=jnp))

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import nnx
@@ -102,7 +103,7 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        if not bool(_finite((state.params, state.stats, state.opt_state))):
+        if not _finite((state.params, state.stats, state.opt_state)):
             raise NonFiniteLossError(
                 f"at step {step} parameters or optimiser are not finite; the checkpoint before it is kept: go on from "
                 "there with a lower learning rate"
@@ -227,10 +228,16 @@ class _Best:
         return [info.step == best for info in infos]
 
 
+def _finite(tree) -> bool:
+    arrays = [digest.local(x) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return all(
+        jax.device_get([_finite_on_device(x) if isinstance(x, jax.Array) else np.isfinite(x).all() for x in arrays])
+    )
+
+
 @jax.jit
-def _finite(tree) -> jax.Array:
-    inexact = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in inexact]))
+def _finite_on_device(x: jax.Array) -> jax.Array:
+    return jnp.all(jnp.isfinite(x))
 
 
 def _set_aside(folder: epath.Path, why: str) -> None:

@@ -159,7 +159,7 @@ class Predictor:
         Raises:
           UserError: images of another type or size.
         """
-        images = check_images(images, patch_of(self.student))
+        images = check_images(images, self.patch or 1)
         return self._forward(self.student, images)
 
     def computes(self, *, aligned: bool):
@@ -187,9 +187,12 @@ class Predictor:
     @property
     def sizes(self) -> pictures.Sizes:
         """The sizes of images that the student takes."""
-        # An encoder of another family than the student's stem is made for one size.
-        fixed = not hasattr(self.student, "config")
-        return pictures.Sizes(patch_of(self.student), tuple(self.config.image_size), fixed)
+        return pictures.Sizes(self.patch or 1, tuple(self.config.image_size), fixed=self.patch is None)
+
+    @property
+    def patch(self) -> int | None:
+        """What the sides of images are multiples of; None where the student says nothing of it: it has one size."""
+        return getattr(self.student, "patch", None)
 
     def predict(
         self,
@@ -284,11 +287,6 @@ def _sides(given: Any, name: str) -> tuple[int, int] | None:
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise UserError(f"{name} is {given!r}: it must be (height, width), both positive")
     return sides
-
-
-def patch_of(student: nnx.Module) -> int:
-    """What the sides of a student's images are multiples of; 1 where its encoder takes any."""
-    return getattr(student, "patch", 1)
 
 
 def check_images(images, patch: int) -> jax.Array:

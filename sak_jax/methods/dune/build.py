@@ -87,7 +87,8 @@ def student(config: ConfigDict, stage: str, rngs: nnx.Rngs) -> nnx.Module:
         model, width, levels = ViT(settings, dtype=dtype, rngs=rngs), settings.width, LEVELS
     else:
         model, width, levels = Projected(settings, rngs=rngs), settings.teachers[0].width, 1
-    return FoundationStudent(model, View(), width, channels, levels=levels, dtype=dtype, rngs=rngs)
+    options = {"levels": levels, "patch": config.model.patch, "dtype": dtype}
+    return FoundationStudent(model, View(), width, channels, **options, rngs=rngs)
 
 
 def under_heads(config: ConfigDict) -> ViTConfig | StudentConfig:

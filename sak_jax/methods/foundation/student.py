@@ -23,6 +23,7 @@ class FoundationStudent(nnx.Module):
       width: channels of the maps.
       tasks: (name, channels) of each task.
       levels: how many maps there are.
+      patch: what the sides of images are multiples of; None where the encoder is made for one size.
       dtype: of the heads' computation; parameters are float32.
     """
 
@@ -34,11 +35,13 @@ class FoundationStudent(nnx.Module):
         tasks: tuple[tuple[str, int], ...],
         *,
         levels: int = LEVELS,
+        patch: int | None = None,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.encoder = encoder
         self.view = view
+        self.patch = patch
         self.heads = DecodeHeads(width, levels, dict(tasks), dtype=dtype, rngs=rngs)
 
     def __call__(

@@ -3,17 +3,19 @@ import importlib.util
 import os
 import tempfile
 
+# Read when JAX is imported, here and by the processes that tests start. Compiling dominates small tests: there is one
+# cache of compiled programs for all of them, and machine code is not optimised but for `OPTIMISED` modules.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "sak_jax_test_xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import optax
 import pytest
 from flax import nnx
-
-# One cache of compiled programs for all tests and the processes they start: compiling dominates small tests.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "sak_jax_test_xla"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # The shapes in the signatures are checked at every call, in tests alone.
 CHECKED = ("tasks", "methods", "nn", "boundary")
@@ -62,6 +64,21 @@ COMPILES_MUCH = (
     "tests/test_gcs", "tests/faults", "tests/golden", "tests/report/test_gather",
 )  # fmt: skip
 """Modules whose programs take long to compile, or that read many files."""
+
+
+OPTIMISED = ("tests/teachers", "tests/benchmark", "tests/methods/sak/test_published", "tests/test_predict_published")
+"""Modules that compute more than they compile: their networks have published sizes."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def optimised(request):
+    """Has XLA optimise the machine code of `OPTIMISED` modules."""
+    wanted = str(request.path.relative_to(request.config.rootpath)).startswith(OPTIMISED)
+    if wanted:
+        jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    if wanted:
+        jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1")
 
 
 PARITY = (

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,6 @@ from sak_jax.engine import checkpoints
 
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests/recipes/tiny.py")
-
-COMPILED_QUICKLY = "--xla_backend_optimization_level=0"
-"""For `XLA_FLAGS`: for the few steps that a test takes it does not pay to optimise the machine's code."""
 
 
 def start(*arguments, config=TINY, env=None, **options) -> subprocess.Popen:
@@ -34,6 +32,23 @@ def run(*arguments, config=TINY, env=None) -> subprocess.CompletedProcess:
     process = start(*arguments, config=config, env=env)
     stdout, stderr = process.communicate(timeout=600)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def environments() -> list[dict[str, str]]:
+    """Of each of two processes that are to find each other."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    common = os.environ | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    return [common | {"JAX_PROCESS_ID": str(index)} for index in range(2)]
+
+
+def ended(processes, status, seconds=600) -> list[tuple[str, str]]:
+    """What processes printed that ended with this status."""
+    outputs = [process.communicate(timeout=seconds) for process in processes]
+    for process, (_, stderr) in zip(processes, outputs, strict=True):
+        assert process.returncode == status, stderr
+    return outputs
 
 
 def finished(workdir, *arguments, config=TINY) -> Path:

@@ -1,8 +1,6 @@
 """The evaluation loop: odsF among the metrics, sums over processes, samples that are skipped, and the table."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
 
@@ -41,23 +39,20 @@ def evaluate(config):
     return evaluator(create()), evaluator
 
 
-def main(process, port):
-    jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(process))
+def main():
+    hosts.join()
     hosts.gather_texts("")  # They must meet within seconds; compiling takes them differently long.
     scores, evaluator = evaluate(config())
     print(json.dumps(scores | {"skipped": evaluator.skipped}))
 
 
 def test_two_processes_score_what_one_does():
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        port = found.getsockname()[1]
-    command = [sys.executable, __file__]
-    options = {"stdout": subprocess.PIPE, "text": True, "env": {**os.environ, "PYTHONPATH": str(runs.ROOT)}}
-    processes = [subprocess.Popen([*command, str(index), str(port)], **options) for index in range(2)]
-    outputs = [process.communicate(timeout=600)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    first, second = (json.loads(output.splitlines()[-1]) for output in outputs)
+    command = [sys.executable, "-m", __name__]
+    processes = [
+        subprocess.Popen(command, cwd=runs.ROOT, env=env, stdout=-1, stderr=-1, text=True)
+        for env in runs.environments()
+    ]
+    first, second = (json.loads(output.splitlines()[-1]) for output, _ in runs.ended(processes, 0))
     assert first == second and first.pop("skipped") == 0
     alone, _ = evaluate(config())
     assert first == pytest.approx(alone, rel=1e-4) and alone["edge/odsF"] > 0
@@ -107,4 +102,4 @@ def test_a_task_without_truth_has_no_score_and_no_delta(tmp_path):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

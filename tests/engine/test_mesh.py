@@ -30,7 +30,7 @@ OPTIONS = (
 
 
 def trained(workdir, devices, *options):
-    env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {runs.COMPILED_QUICKLY}"}
+    env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     done = runs.run(f"--workdir={workdir}", *OPTIONS, *options, env=env)
     assert done.returncode == 0, done.stderr
     return workdir

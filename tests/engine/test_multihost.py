@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,29 +29,12 @@ ARGUMENTS = (
 
 def start_two(*arguments, apart=((), ())):
     """Two processes with the same arguments, and some that each has for itself."""
-    return [runs.start(*arguments, *own, env=env) for own, env in zip(apart, environments(), strict=True)]
-
-
-def environments():
-    """Of each of two processes that are to find each other."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    common = os.environ | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
-    common |= {"XLA_FLAGS": runs.COMPILED_QUICKLY}
-    return [common | {"JAX_PROCESS_ID": str(index)} for index in range(2)]
-
-
-def ended(processes, status, seconds=600):
-    outputs = [process.communicate(timeout=seconds) for process in processes]
-    for process, (_, stderr) in zip(processes, outputs, strict=True):
-        assert process.returncode == status, stderr
-    return outputs
+    return [runs.start(*arguments, *own, env=env) for own, env in zip(apart, runs.environments(), strict=True)]
 
 
 def test_processes_that_disagree_end_together_with_one_line(tmp_path):
     config = ((), ("--config.multitask.lr=2e-5",))
-    for _, stderr in ended(start_two(f"--workdir={tmp_path / 'run'}", *ARGUMENTS, apart=config), 2):
+    for _, stderr in runs.ended(start_two(f"--workdir={tmp_path / 'run'}", *ARGUMENTS, apart=config), 2):
         (line,) = [line for line in stderr.splitlines() if line.startswith("error: ")]
         assert "config.multitask.lr is 1e-05 for process 0 and 2e-05 for process 1" in line
         assert "Traceback" not in stderr
@@ -61,7 +43,7 @@ def test_processes_that_disagree_end_together_with_one_line(tmp_path):
 
 def test_a_workdir_in_use_ends_all_processes(tmp_path):
     with lock.locked(tmp_path):
-        for _, stderr in ended(start_two(f"--workdir={tmp_path}", *ARGUMENTS), 2):
+        for _, stderr in runs.ended(start_two(f"--workdir={tmp_path}", *ARGUMENTS), 2):
             assert f"{tmp_path} is in use by process {os.getpid()}" in stderr and "Traceback" not in stderr
 
 
@@ -76,9 +58,9 @@ def test_a_workdir_that_is_not_shared_is_refused(tmp_path):
         folder.mkdir()
     processes = [
         subprocess.Popen([sys.executable, "-c", code, str(folder)], env=env, cwd=runs.ROOT, stderr=-1, text=True)
-        for folder, env in zip(folders, environments(), strict=True)
+        for folder, env in zip(folders, runs.environments(), strict=True)
     ]
-    for _, stderr in ended(processes, 2):
+    for _, stderr in runs.ended(processes, 2):
         assert "process 1 does not see what process 0 writes" in stderr
     assert not list(tmp_path.rglob(".seen*"))
 
@@ -102,7 +84,7 @@ def test_two_processes_are_one_run_stop_together_and_go_on_after_one_was_killed(
     wait_for(log, '"multitask"')
     os.kill(processes[1].pid, signal.SIGTERM)
     steps = set()
-    for _, stderr in ended(processes, 1):
+    for _, stderr in runs.ended(processes, 1):
         assert "stopped at step" in stderr and "Traceback" not in stderr
         steps.add(stderr.split("stopped at step ")[1].split()[0])
     (step,) = steps  # The same for both.
@@ -114,9 +96,9 @@ def test_two_processes_are_one_run_stop_together_and_go_on_after_one_was_killed(
         process.kill()
         process.communicate()
 
-    (first, _), (second, _) = ended(start_two(f"--workdir={together}", *ARGUMENTS), 0)
+    (first, _), (second, _) = runs.ended(start_two(f"--workdir={together}", *ARGUMENTS), 0)
     assert "depth/RMSE" in first and "depth/RMSE" not in second  # One of them speaks.
-    two_devices = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {runs.COMPILED_QUICKLY}"}
+    two_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     done = runs.run(f"--workdir={alone}", *ARGUMENTS, env=two_devices)
     assert done.returncode == 0, done.stderr
     expected, found = values(alone), values(together)
@@ -152,8 +134,8 @@ def test_an_image_that_is_damaged_for_one_process_ends_both_with_one_line(tmp_pa
         "    config.multitask.steps, config.multitask.eval_every = 3, 0\n"
         "    return config\n"
     )
-    processes = [runs.start(f"--workdir={tmp_path / 'run'}", config=recipe, env=env) for env in environments()]
-    for _, stderr in ended(processes, 2):
+    processes = [runs.start(f"--workdir={tmp_path / 'run'}", config=recipe, env=env) for env in runs.environments()]
+    for _, stderr in runs.ended(processes, 2):
         (line,) = [line for line in stderr.splitlines() if line.startswith("error: ")]
         assert "process 1" in line and file.name in line and "Traceback" not in stderr
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints" / "multitask").glob("[0-9]*"))

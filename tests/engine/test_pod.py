@@ -10,7 +10,6 @@ import pytest
 
 from tests import runs
 from tests.engine import pod
-from tests.engine.test_multihost import ended, environments
 
 STAGES = ("distill", "multitask")
 
@@ -20,13 +19,13 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pod")
 
     def start(name, env, devices):
-        flags = f"--xla_force_host_platform_device_count={devices} {runs.COMPILED_QUICKLY}"
+        flags = f"--xla_force_host_platform_device_count={devices}"
         env = env | {"XLA_FLAGS": flags}
         command = [sys.executable, "-m", "tests.engine.pod", name, str(folder)]
         return subprocess.Popen(command, cwd=runs.ROOT, env=env, stdout=-1, stderr=-1, text=True)
 
-    ended([start("two_hosts", env, 4) for env in environments()], 0, seconds=900)
-    ended([start("one_host", dict(os.environ), 8)], 0, seconds=900)
+    runs.ended([start("two_hosts", env, 4) for env in runs.environments()], 0, seconds=900)
+    runs.ended([start("one_host", dict(os.environ), 8)], 0, seconds=900)
     return folder
 
 

@@ -16,7 +16,6 @@ from sak_jax.methods.dune import build, start
 from sak_jax.methods.dune.student import Student
 from sak_jax.nn import resize
 from tests import runs
-from tests.engine.test_multihost import ended, environments
 
 RECIPE = str(runs.ROOT / "tests/recipes/tiny_dune.py")
 LOADED = ("encoder", "projectors", "statistics", "mask_token")
@@ -97,13 +96,13 @@ def test_it_resumes_bit_for_bit_with_its_statistics(run, tmp_path):
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_eight_devices_compute_what_one_does(run, tmp_path, hosts):
     """On one host, and on two with four each."""
-    flags = f"--xla_force_host_platform_device_count={8 // hosts} {runs.COMPILED_QUICKLY}"
-    places = [{}] if hosts == 1 else environments()
+    flags = f"--xla_force_host_platform_device_count={8 // hosts}"
+    places = [{}] if hosts == 1 else runs.environments()
     started = [
         runs.start(f"--workdir={tmp_path}", config=f"{RECIPE}:multitask=no", env=env | {"XLA_FLAGS": flags})
         for env in places
     ]
-    ended(started, 0)
+    runs.ended(started, 0)
     found, expected = ([line["values"] for line in runs.lines(workdir, "distill")] for workdir in (tmp_path, run))
     for mine, theirs in zip(found, expected, strict=True):
         kept = [key for key in theirs if key.startswith("kept/")]
@@ -189,6 +188,11 @@ def test_heads_read_after_a_teachers_projector(run, tmp_path):
     (found,) = student.student.encoder(images)
     np.testing.assert_allclose(found.reshape(2, 24, 144), predicted, rtol=1e-5, atol=1e-5)
     assert student(images).predictions["depth"].shape == (2, 32, 48, 1)
+    # A picture larger than the images it was trained on is seen whole, padded to whole patches.
+    prediction = student.predict(np.zeros((35, 50, 3), np.uint8))
+    assert prediction["depth"].raw.shape == (35, 50, 1) and len(prediction.layout.places) == 1
+    with pytest.raises(UserError, match="multiples of the patch 8"):
+        student(images[:, :30])
     # Such a run is a start as well: of the same heads' encoder, or of the encoder alone.
     config = config_of(run, init_from=str(tmp_path / "run"))
     alone = start.multitask(config, None).weights

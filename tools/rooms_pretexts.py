@@ -94,15 +94,23 @@ class Scene(Pretext):
 
 
 class Stem(Scene):
-    """What is in the picture, by name; nothing about where."""
+    """What is in the picture and how much of it, by name; nothing about where."""
+
+    def shares(self, dense, batch):
+        """What each class fills of a picture, predicted (the mean of all cells' guesses) and true, `[b, classes]`."""
+        truth = jnp.mean(jax.nn.one_hot(batch["semseg"], len(CLASSES)), axis=(1, 2))
+        return jnp.mean(jax.nn.softmax(dense), axis=(1, 2)), truth
 
     def loss(self, dense, pooled, batch, key):
-        """Cross entropy of the picture with the classes in it."""
-        return mean_binary(pooled, present(batch["semseg"]))
+        """Cross entropy of the picture with the classes in it, and with their shares."""
+        guess, truth = self.shares(dense, batch)
+        return mean_binary(pooled, present(batch["semseg"])) - jnp.mean(jnp.sum(truth * jnp.log(guess + 1e-6), -1))
 
     def scores(self, dense, pooled, batch):
-        """Average precision of the classes in the picture."""
-        return {"presence_precision": super().scores(dense, pooled, batch)["presence_precision"]}
+        """Average precision of the classes in the picture; the mean error of a picture's shares, in all."""
+        guess, truth = self.shares(dense, batch)
+        error = jnp.mean(jnp.sum(jnp.abs(guess - truth), axis=-1)) / 2
+        return {"presence_precision": super().scores(dense, pooled, batch)["presence_precision"], "share_error": error}
 
 
 class Regions(Pretext):

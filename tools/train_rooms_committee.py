@@ -5,13 +5,13 @@
 Scenes are of the training split, from index 1 000 000 on, where no recipe's labelled set reaches; the last ones are
 held out for the pretext scores. They are rendered once into `--cache`; delete that file when the rendering changes.
 
-The packaged weights are the defaults' (for regions with --batch_size=24); on another machine, or after a change of
-`rooms`, they differ a little. One takes 10 to 15 minutes on two busy cores. Features: `probe_rooms_committee.py`.
+The packaged weights are the defaults' (for regions and stem_tiny with --batch_size=24); on another machine, or after a
+change of `rooms`, they differ a little. One takes 9 to 29 minutes on one core. Features: `probe_rooms_committee.py`.
 
   scene      which classes fill each 2 x 2 pixel cell (from patch tokens) and which are in the picture (pooled)
   regions    cells of one instance lie close, of others apart (contrastive, within a picture); boundary pixels
   geometry   log depth and surface normal of each 3 x 3 pixel cell
-  stem_tiny  which classes are in the picture (pooled); nothing about where
+  stem_tiny  which classes are in the picture and how much of it each fills; nothing about where
 """
 
 import argparse
@@ -44,7 +44,7 @@ nnx.set_graph_updates(False)
 
 FIRST_SCENE = 1_000_000
 HELD_OUT = 256
-DEFAULT_STEPS = {"scene": 1100, "regions": 900, "geometry": 1300, "stem_tiny": 200}
+DEFAULT_STEPS = {"scene": 3000, "regions": 2500, "geometry": 3000, "stem_tiny": 1500}
 
 
 def render(index: int) -> dict[str, np.ndarray]:
@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--weight_decay", type=float, default=0.05)
     parser.add_argument("--spread", type=float, default=0.1, help="weight of the penalty on channels' statistics")
-    parser.add_argument("--scenes", type=int, default=10_000)
+    parser.add_argument("--scenes", type=int, default=40_000)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "rooms_cache.npz")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path)

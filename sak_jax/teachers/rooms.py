@@ -74,7 +74,7 @@ def load(name: str, dtype=jnp.float32) -> ViT:
 
 
 def stem_state() -> dict[tuple, np.ndarray]:
-    """The stem `tiny`, trained on which classes are in a picture: float32 arrays by path in `ViT`."""
+    """The stem `tiny`, trained on which classes fill how much of a picture: float32 arrays by path in `ViT`."""
     return {path: np.asarray(leaf[...]) for path, leaf in _flat(nnx.state(load("stem_tiny")))}
 
 

@@ -22,16 +22,16 @@ def get_config(text: str = ""):
     config.model.stem = "tiny"
     config.model.stem_init = "rooms"
     config.teachers.update(recipes.rooms_committee(chosen["committee"]))
-    config.distill.steps = 300
-    config.distill.lr = 2.5e-3
+    config.distill.steps = 500
+    config.distill.lr = 5e-3
     config.distill.warmup_steps = 20
-    config.multitask.steps = 200
-    config.multitask.lr = 1e-3
+    config.multitask.steps = 450
+    config.multitask.lr = 2e-3
     config.multitask.scale_range = (1.0, 1.0)
     config.data.name = "rooms"
     config.data.train_length = 256
     config.data.val_length = 128
     config.data.seed = 0
     config.data.cache = True
-    config.distill.data = {"train_length": 1024}
+    config.distill.data = {"train_length": 4000}  # Every scene once.
     return recipes.as_method(config, chosen["method"])

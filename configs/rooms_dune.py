@@ -11,10 +11,9 @@ Images, steps of both stages and tasks are those of `configs/rooms.py`, and the 
 
 from sak_jax import recipe
 from sak_jax.data.rooms import tasks
-from sak_jax.errors import UserError
 
 ASSIGNMENTS = ("full", "own", "own+generic")
-LOOKS = {"plain": 640, "close": 256, "night": 128}
+LOOKS = {"plain": 2500, "close": 1000, "night": 500}
 """Each group's look, after which it is named, and its number of scenes."""
 
 
@@ -29,15 +28,13 @@ def get_config(text: str = ""):
         encoder="finetuned",
         start="rooms",
     )
-    known = {
-        "assignment": ASSIGNMENTS,
-        "dropping": ("lowest_loss", "none"),
-        "encoder": ("finetuned", "frozen"),
-        "start": ("rooms", "scratch"),
-    }
-    for key, values in known.items():
-        if chosen[key] not in values:
-            raise UserError(f"recipe argument {key}={chosen[key]}: it must be one of {', '.join(values)}")
+    recipe.check_arguments(
+        chosen,
+        assignment=ASSIGNMENTS,
+        dropping=("lowest_loss", "none"),
+        encoder=("finetuned", "frozen"),
+        start=("rooms", "scratch"),
+    )
     config = recipe.base("dune")
     config.image_size = (72, 96)
     config.batch_size = 8
@@ -58,9 +55,9 @@ def get_config(text: str = ""):
             "geometry": {"model": "rooms_geometry", "group": "night", "tokens": ("patch",)},
         }
     )
-    config.distill.steps = 300
+    config.distill.steps = 500
     config.distill.lr = 2e-3
-    config.distill.warmup_steps = 60
+    config.distill.warmup_steps = 100
     config.distill.standardise = chosen["standardise"]
     config.distill.dropping = chosen["dropping"] if chosen["assignment"] == "full" else chosen["assignment"]
     config.distill.generic = ("plain",)
@@ -69,8 +66,8 @@ def get_config(text: str = ""):
         look: {"name": "rooms", "group": look, "look": look, "train_length": scenes, "seed": seed, "cache": True}
         for seed, (look, scenes) in enumerate(LOOKS.items())
     }
-    config.multitask.steps = 200
-    config.multitask.lr = 1e-3
+    config.multitask.steps = 450
+    config.multitask.lr = 2e-3
     config.multitask.scale_range = (1.0, 1.0)
     config.data.name = "rooms"
     config.data.train_length = 256

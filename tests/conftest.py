@@ -66,8 +66,12 @@ COMPILES_MUCH = (
 """Modules whose programs take long to compile, or that read many files."""
 
 
-OPTIMISED = ("tests/teachers", "tests/benchmark", "tests/methods/sak/test_published", "tests/test_predict_published")
-"""Modules that compute more than they compile: their networks have published sizes."""
+OPTIMISED = (
+    "tests/teachers", "tests/benchmark", "tests/test_predict_published", "tests/methods/sak/test_published",
+    "tests/methods/sak/test_training_reference", "tests/methods/dune/test_teachers",
+    "tests/methods/dune/test_training_reference",
+)  # fmt: skip
+"""Modules that compute more than they compile, or whose tolerances are those of optimised code."""
 
 
 @pytest.fixture(autouse=True, scope="module")

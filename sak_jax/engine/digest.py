@@ -1,6 +1,5 @@
 """Numbers by which a checkpoint's arrays are known to be those that were saved, whatever the disk made of them."""
 
-import functools
 import json
 import zlib
 from typing import Any
@@ -18,9 +17,12 @@ def of_arrays(tree: Any) -> int:
     Any change of one element changes it: bits are summed, each element's times an odd number of its own.
     """
     leaves = [(_name(path), local(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-    found = [_of_jax(leaf) if isinstance(leaf, jax.Array) else _of_leaf(leaf, np) for _, leaf in leaves]
+    if any(isinstance(leaf, jax.Array) for _, leaf in leaves):
+        found = jax.device_get(_of_jax([leaf for _, leaf in leaves]))
+    else:
+        found = [_of_leaf(leaf, np) for _, leaf in leaves]
     odd = [zlib.crc32(name.encode()) | 1 for name, _ in leaves]
-    return sum(a * int(b) for a, b in zip(odd, jax.device_get(found), strict=True)) & 0xFFFFFFFF
+    return sum(a * int(b) for a, b in zip(odd, found, strict=True)) & 0xFFFFFFFF
 
 
 def local(leaf: Any) -> Any:
@@ -56,4 +58,6 @@ def _of_leaf(leaf: Any, xp) -> Any:
     return xp.sum(bits.astype(np.uint32) * weights, dtype=np.uint32)
 
 
-_of_jax = jax.jit(functools.partial(_of_leaf, xp=jnp))
+@jax.jit  # One program: many small ones at once, each with an all-reduce, lock each other out on a CPU.
+def _of_jax(leaves: list) -> list[jax.Array]:
+    return [_of_leaf(leaf, jnp) for leaf in leaves]

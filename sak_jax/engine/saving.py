@@ -62,6 +62,7 @@ class Checkpoints:
         self._scores = checkpoints.read_scores(self._folder)
         self._quiet = checkpoints.quiet()
         self._quiet.__enter__()
+        self._failed = False
         if self._folder.exists() and meshes.is_main():
             # What a killed run was writing. Orbax would remove it in a thread of its own, which must not outlive a run
             # that ends at once with an error.
@@ -194,12 +195,14 @@ class Checkpoints:
         """Waits until all is written."""
         self.wait()
         self._manager.close()
-        self._quiet.__exit__(None, None, None)
+        if not self._failed:
+            self._quiet.__exit__(None, None, None)
 
     def _writing(self, write: Callable[[], Any]) -> None:
         try:
             write()
         except (OSError, ValueError, RuntimeError) as error:
+            self._failed = True
             raise EndedEarly(
                 f"{self._folder} cannot be written ({paths.reason(error, self._folder)}); the checkpoints before are "
                 "whole: mend it and run the same command to go on"
@@ -230,14 +233,14 @@ class _Best:
 
 def _finite(tree) -> bool:
     arrays = [digest.local(x) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return all(
-        jax.device_get([_finite_on_device(x) if isinstance(x, jax.Array) else np.isfinite(x).all() for x in arrays])
-    )
+    if any(isinstance(x, jax.Array) for x in arrays):
+        return bool(_finite_on_devices(arrays))
+    return all(np.isfinite(x).all() for x in arrays)
 
 
 @jax.jit
-def _finite_on_device(x: jax.Array) -> jax.Array:
-    return jnp.all(jnp.isfinite(x))
+def _finite_on_devices(arrays: list[jax.Array]) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in arrays]))
 
 
 def _set_aside(folder: epath.Path, why: str) -> None:

@@ -36,7 +36,8 @@ def stage(workdir, name, step):
 def test_it_goes_from_teachers_in_groups_to_a_table(run):
     first = [line["values"] for line in runs.lines(run, "distill")]
     assert [line["distill"] for line in first] == [line["total"] for line in first] and len(first) == 6
-    assert first[-1]["total"] < first[0]["total"]
+    losses = [line["total"] for line in first]
+    assert np.mean(losses[2:]) < np.mean(losses[:2])  # The rate of the first step is zero.
     for line in first:
         kept = [line["kept/geometry"], line["kept/scene"]]
         assert all(share * 8 == round(share * 8) for share in kept)  # Of eight images,

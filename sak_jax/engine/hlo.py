@@ -56,6 +56,7 @@ class Exchange:
       rounds: how often it is run in one step.
       bytes: of its result on one device (of a reduce-scatter: of its operands).
       group: devices that take part in it together.
+      source: the operation of the traced program that it serves, as its metadata say; "" where there are none.
     """
 
     kind: str
@@ -63,6 +64,7 @@ class Exchange:
     rounds: int
     bytes: float
     group: int
+    source: str
 
     @property
     def order(self) -> tuple[int, float, int]:
@@ -154,7 +156,9 @@ class Program:
                 channel = re.search(r"channel_id=(\d+)", line.attributes)
                 key = (kind, channel[1] if channel else line.name)
                 size = self._moved(line, body) if kind == "reduce-scatter" or line.opcode != kind else _size(line.shape)
-                found = Exchange(kind, line.shape, rounds, size, _group(line.attributes, devices))
+                source = re.search(r'op_name="([^"]*)"', line.attributes)
+                group = _group(line.attributes, devices)
+                found = Exchange(kind, line.shape, rounds, size, group, source[1] if source else "")
                 if key not in seen or seen[key].order < found.order:
                     seen[key] = found
         return [each for each in seen.values() if each.group > 1 or each.kind == "collective-permute"]

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -55,7 +55,8 @@ class Figures:
       memory: bytes there are; None on simulated devices.
       over: bytes that are lacking; 0 where it fits.
       flops: of a step over all devices, recomputation included.
-      collectives: what a device exchanges in a step, by kind; None where the step does not fit, as the next four.
+      collectives: what a device exchanges in a step, by kind; None where the step does not fit, as the next five.
+      exchanges: the same one by one, the largest first, with the operations that they serve.
       memory_traffic: bytes that a device reads and writes.
       seconds: least time of a step by `arithmetic`, `memory` and `interconnect`; None on simulated devices.
       hours, chip_hours: of all `steps`, at the slowest of the three.
@@ -76,6 +77,7 @@ class Figures:
     over: float
     flops: int
     collectives: Mapping[str, hlo.Traffic] | None
+    exchanges: Sequence[hlo.Exchange] | None
     memory_traffic: float | None
     seconds: Mapping[str, float] | None
     hours: float | None
@@ -174,7 +176,7 @@ def measure(
         if wanted is None:
             raise
         unknown = dict.fromkeys(
-            ("temporaries", "collectives", "memory_traffic", "seconds", "hours", "chip_hours"), None
+            ("temporaries", "collectives", "exchanges", "memory_traffic", "seconds", "hours", "chip_hours"), None
         )
         return Figures(**common, **unknown, peak=wanted, over=over, compile_seconds=time.monotonic() - began)
     compile_seconds = time.monotonic() - began
@@ -195,6 +197,7 @@ def measure(
         peak=peak,
         over=0.0,  # Else the compiler would have refused it.
         collectives=collectives,
+        exchanges=sorted(program.exchanges(mesh.size), key=lambda each: -each.rounds * each.bytes),
         memory_traffic=traffic,
         seconds=seconds,
         hours=hours,

@@ -37,6 +37,8 @@ def test_simulated_devices(tmp_path):
     assert found["teachers"] > 0 and found["temporaries"] > 0 and found["peak"] > found["parameters"]
     assert found["seconds"] is None and found["hours"] is None  # A simulated device has no rates.
     assert found["collectives"]["all-reduce"]["count"] > 0
+    sources = {each["source"] for each in found["exchanges"] if each["kind"] == "all-gather"}
+    assert sources and all(source.startswith("jit(") for source in sources)
     assert found["steps"] == 12
     assert "distill: batch 8 (2 a device), mesh 2 x 2" in done.stdout
 

@@ -7,8 +7,8 @@
 so many on this machine's processor, and gives no times. No weights and no data are read. `--output` keeps the figures,
 and each collective with the operation that it serves. Bytes are of one device. Times are the least that the chip's data
 sheet allows for the step's arithmetic, memory traffic and links, and hours are those of the recipe's whole stage: a
-real step takes longer. Evaluation is not planned. `--recommend` tries images a device, fsdp and recomputation, and names
-the fastest that fits; each attempt is compiled.
+real step takes longer. Evaluation is not planned. `--recommend` tries images a device, fsdp and recomputation, and
+names the fastest that fits; each attempt is compiled.
 """
 
 import json

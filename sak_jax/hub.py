@@ -28,7 +28,7 @@ SCENE = BUNDLED / "scene.png"
 """A picture for the student `rooms`."""
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_ABOUT = ("metrics", "delta_m", "steps", "seconds", "teachers_random", "command", "versions")
+_ABOUT = ("metrics", "steps", "seconds", "teachers_random", "command", "versions")
 
 
 def load(name: str | os.PathLike, *, best: bool = False, revision: str | None = None) -> Predictor:
@@ -218,7 +218,7 @@ def _about(student: Predictor) -> dict[str, Any]:
     if source.parents[1].name != checkpoints.FOLDER or not (workdir / "results.json").is_file():
         return {}
     run = record.collect(workdir)
-    found = {"metrics": run.scores, "delta_m": run.delta_m, "steps": run.steps, "seconds": run.seconds}
+    found = {"metrics": run.scores, "steps": run.steps, "seconds": run.seconds}
     newest = checkpoints.find(workdir).name == source.name
     known = {"command": run.command, "versions": run.versions} | (found if newest else {})
     return {key: known[key] for key in _ABOUT if known.get(key) not in (None, "", {})}

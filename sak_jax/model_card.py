@@ -19,7 +19,7 @@ def write(name: str, config: Mapping[str, Any], stage: str, about: Mapping[str, 
       name: the heading.
       config: the recipe as plain data.
       stage: that the student was trained in.
-      about: what is known of the run: `metrics`, `delta_m`, `steps`, `seconds`, `command`, `versions`.
+      about: what is known of the run: `metrics`, `steps`, `seconds`, `command`, `versions`.
       parameters: how many numbers the model has.
     """
     teachers = _teachers(config)
@@ -43,7 +43,7 @@ def write(name: str, config: Mapping[str, Any], stage: str, about: Mapping[str, 
         lines += ["| task | kind | channels |", "|---|---|---|"]
         lines += [f"| {_cell(task.name)} | {task.kind} | {task.channels} |" for task in selected]
         lines.append("")
-    lines += ["## Scores", "", *_scores(config, about), ""]
+    lines += ["## Scores", "", *_scores(config, selected, about), ""]
     lines += ["## Teachers", "", *_licences(teachers, config), ""]
     lines += ["## Training", "", *_training(config, about), ""]
     return "\n".join(lines)
@@ -79,8 +79,8 @@ def _front_matter(teachers: Sequence[tuple[str, str, str, str]], selected: Seque
     return lines
 
 
-def _scores(config: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
-    scores = about.get("metrics") or {}
+def _scores(config: Mapping[str, Any], selected: Sequence[tasks.Task], about: Mapping[str, Any]) -> list[str]:
+    scores = {key: math.nan if value is None else value for key, value in (about.get("metrics") or {}).items()}
     if not scores:
         return ["No scores were measured of this checkpoint with sak_jax."]
     baselines, published = config.get("baselines", {}), config.get("published", {})
@@ -92,11 +92,14 @@ def _scores(config: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
             better = None
         percent = change(value, baselines.get(key), better)
         shown = "" if percent is None else f"{percent:+.1f} %"
-        value = math.nan if value is None else value
         cells = (_cell(key), number(value), number(baselines.get(key)), shown, number(published.get(key)))
         lines.append(f"| {' | '.join(cells)} |")
-    if about.get("delta_m") is not None:
-        lines += ["", f"Delta_m, the mean relative change against the single-task models: {about['delta_m']:+.2f} %."]
+    try:
+        delta = tasks.relative(selected, scores, baselines)  # Of this table's baselines: a run's are of its last end.
+    except (KeyError, ValueError):  # A task that was not scored, or of a kind that the recipe brought.
+        delta = None
+    if delta is not None:
+        lines += ["", f"Delta_m, the mean relative change against the single-task models: {delta:+.2f} %."]
     if about.get("teachers_random"):
         lines += ["", "**The teachers were random: these scores say nothing about the method.**"]
     return lines

@@ -7,8 +7,6 @@ import json
 import logging
 import math
 import os
-import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -246,7 +244,7 @@ def write_report(
     # Evenly spaced over the set, the same scenes every time.
     samples = [evaluation.sample(index * evaluation.images // count) for index in range(count)]
     forward = jax.jit(lambda student, images: student(images))
-    found = record.Run(name=workdir.name, command=shlex.join(sys.orig_argv), versions=record.versions())
+    found = record.Run(name=workdir.name, command=record.command(), versions=record.versions())
     found.versions["device"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     found.higher_is_better = dict(better)
     found.experts = ["stem", *(name for name, row in recipe.ordered(config.teachers).items() if isinstance(row, dict))]

@@ -29,12 +29,13 @@ def workdir(tmp_path_factory):
     """A finished run of the tiny recipe, as far as files go: a checkpoint, results, and what the report keeps."""
     config, workdir = recipe.load(runs.TINY), tmp_path_factory.mktemp("run")
     config.data.root = "/home/somebody/data"
+    config.baselines = {"semseg/mIoU": 10.0, "depth/RMSE": 0.4, "edge/odsF": 40.0}
     state = nnx.state(sak_jax.build(config))
     for step in (6, 12):
         checkpoints.write_model(workdir, "multitask", step, recipe.plain(config), state)
     (workdir / "config.json").write_text(config.to_json())
-    scores = {"semseg/mIoU": 12.5, "depth/RMSE": 0.5, "edge/odsF": None}
-    (workdir / "results.json").write_text(json.dumps({"metrics": scores, "delta_m": 1.5, "steps": 24, "seconds": 9.0}))
+    scores = {"semseg/mIoU": 12.5, "depth/RMSE": 0.5, "edge/odsF": 40.0, "edge/AP": None}
+    (workdir / "results.json").write_text(json.dumps({"metrics": scores, "delta_m": 9.9, "steps": 24, "seconds": 9.0}))
     (workdir / "report").mkdir()
     kept = {"command": "python -m sak_jax.main --config=a|b", "versions": {"jax": "0.10.2", "device": "2 x H100"}}
     (workdir / "report" / "report.json").write_text(json.dumps(kept))
@@ -67,8 +68,8 @@ def test_the_card_tells_scores_licences_hardware_and_command(workdir, tmp_path):
     assert card.startswith("---\nlibrary_name: sak_jax\nlicense: apache-2.0\n")
     for words in (
         "| semseg/mIoU | 12.5 |",
-        "| edge/odsF | - |",
-        "+1.50 %",
+        "| edge/AP | - |",
+        "single-task models: +0.00 %.",  # +25, -25 and 0 %, whatever the run's own baselines were when it ended.
         "| scene | rooms_scene |",
         "| Apache-2.0 |",
         "2 x H100",

@@ -5,7 +5,10 @@ import importlib.metadata
 import io
 import json
 import math
+import os
 import platform
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -130,6 +133,14 @@ def collect(workdir: epath.PathLike) -> Run:
         run.notes.append("this run has no finished evaluation")
     _read_saved(workdir / FOLDER, run)
     return run
+
+
+def command() -> str:
+    """This process's command line as one would type it: without the folders of Python and of `sak-jax`."""
+    first, *rest = sys.orig_argv
+    if rest and os.path.basename(rest[0]) == "sak-jax":
+        return shlex.join(["sak-jax", *rest[1:]])
+    return shlex.join([os.path.basename(first), *rest])
 
 
 def versions(*packages: str) -> dict[str, str]:

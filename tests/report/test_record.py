@@ -1,6 +1,7 @@
 """What a run leaves for its report is read back, whatever state the folder is in."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -38,6 +39,18 @@ def test_there_and_back(workdir):
             np.testing.assert_array_equal(drawn, other["tasks"][task])
         assert other["routing"] == one["routing"]
         np.testing.assert_array_equal(one["features"]["scene: path"], other["features"]["scene: path"])
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["/opt/env/bin/python", "-m", "sak_jax.main", "--config=a b.py"], "python -m sak_jax.main '--config=a b.py'"),
+        (["/opt/env/bin/python3", "/opt/env/bin/sak-jax", "train", "--config=rooms"], "sak-jax train --config=rooms"),
+    ],
+)
+def test_the_command_is_what_one_types(words, command, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", words)
+    assert record.command() == command
 
 
 def test_a_name_may_be_anything(workdir):

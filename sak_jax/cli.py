@@ -22,6 +22,22 @@ _CANNOT_PRINT = (errno.ENOSPC, errno.EIO, errno.EBADF)
 _OVERRIDE = re.compile(r"--?(?:no)?config\.")
 
 
+def count(text: str) -> int:
+    """A flag's whole number, 1 or more, as `type=` of `add_argument`."""
+    return _whole(text, 1)
+
+
+def natural(text: str) -> int:
+    """A flag's whole number, 0 or more."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not re.fullmatch(r"\d+", text, re.ASCII) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, {least} or more")
+    return int(text)
+
+
 class Parser(argparse.ArgumentParser):
     """Flags, written --name=value, with the module's docstring as help; mistakes are a `UserError`."""
 

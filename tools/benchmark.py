@@ -40,9 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", metavar="NAME,..", help=f"what is timed: {known}")
     parser.add_argument("--batches", metavar="N,..", help="images a step (default: the recipe's batch size)")
     parser.add_argument(
-        "--rounds", type=int, default=3, help="turns of each contestant; the median counts (default %(default)s)"
+        "--rounds", type=cli.count, default=3, help="turns of each contestant; the median counts (default %(default)s)"
     )
-    parser.add_argument("--steps", type=int, default=5, help="steps of a turn (default %(default)s)")
+    parser.add_argument("--steps", type=cli.count, default=5, help="steps of a turn (default %(default)s)")
     parser.add_argument("--without", metavar="NAME,..", help=f"optimisations to switch off: all, {', '.join(WITHOUT)}")
     parser.add_argument("--reference", metavar="CLONE", help="a clone of the published code, to be timed as well")
     parser.add_argument("--output", metavar="FILE.json", help="where to write the figures")
@@ -50,9 +50,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Side by side on one device, so none may take all of its memory at the start.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     options, config = parser.parse_recipe(argv)
-    for name in ("steps", "rounds"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name}={getattr(options, name)} must be 1 or more")
     names, batches = _names(parser, options, config), _batches(parser, options, config)
     without = _without(parser, options)
     recipe.check(config, jax.device_count())

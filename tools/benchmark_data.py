@@ -131,10 +131,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--data", choices=("nyud", "pascal_context", "imagenet"), help="default: all")
     parser.add_argument("--root", help="the folder of original files (default: rooms, written to a temporary folder)")
-    parser.add_argument("--samples", type=int, default=40)
+    parser.add_argument("--samples", type=cli.count, default=40)
     flags = parser.parse_args(argv)
-    if flags.samples < 1:
-        parser.error(f"--samples={flags.samples} must be 1 or more")
     if flags.root and not flags.data:
         parser.error("--root needs --data")
     cv2.setNumThreads(1)

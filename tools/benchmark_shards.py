@@ -111,15 +111,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     parser = cli.Parser(__doc__)
     parser.add_argument("--images", default="1000000,10000000,100000000,1000000000", help="comma-separated numbers")
-    parser.add_argument("--images_per_shard", type=int, default=10_000)
+    parser.add_argument("--images_per_shard", type=cli.count, default=10_000)
     parser.add_argument("--output", metavar="FILE.json", help="the figures as JSON too")
     flags = parser.parse_args(argv)
     try:
         sizes = [int(images) for images in flags.images.split(",")]
     except ValueError:
         parser.error(f"--images={flags.images} must be whole numbers, separated by commas")
-    if min([*sizes, flags.images_per_shard]) <= 0:
-        parser.error("--images and --images_per_shard must be positive")
+    if min(sizes) <= 0:
+        parser.error(f"--images={flags.images} must be positive")
     rows = []
     for images in sizes:
         with tempfile.TemporaryDirectory() as folder:

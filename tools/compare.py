@@ -32,17 +32,14 @@ METHODS = ("single-task", "multitask", "no-router", "sak")
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs what is missing, then prints the table and writes `comparison.json`."""
     parser = cli.Parser(__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--seeds", type=cli.count, default=3)
+    parser.add_argument("--jobs", type=cli.count, default=1, help="runs at a time")
     parser.add_argument("--output", metavar="DIR", help="default: runs/compare/NAME")
     parser.add_argument("--methods", default=",".join(METHODS), help="which of those above; '' for none")
     parser.add_argument(
         "--recipe", action="append", default=[], dest="recipes", help="another one, any number of times"
     )
     options, config = parser.parse_recipe(argv)
-    for flag in ("seeds", "jobs"):
-        if getattr(options, flag) < 1:
-            parser.error(f"--{flag}={getattr(options, flag)} must be 1 or more")
     methods = [name for name in options.methods.split(",") if name]
     unknown = [name for name in methods if name not in METHODS]
     if unknown:

@@ -50,12 +50,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output", metavar="FILE.json", help="where the scores and the counts per threshold are put")
     parser.add_argument("--force", action="store_true", help="overwrite an --output that exists")
-    parser.add_argument("--workers", type=int, help="processes (default: one for each processor it may use)")
+    parser.add_argument("--workers", type=cli.count, help="processes (default: one for each processor it may use)")
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.max_distance <= 1:
         raise UserError(f"--max_distance={arguments.max_distance} is not a fraction of the diagonal; give 0.011 or so")
-    if arguments.workers is not None and arguments.workers < 1:
-        raise UserError(f"--workers={arguments.workers} must be 1 or more")
     return arguments
 
 

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipes", nargs="+", default=RECIPES, metavar="RECIPE", help="whose students are measured")
     parser.add_argument("--batches", default="1,8", metavar="N,..", help="images in a call (default %(default)s)")
     parser.add_argument("--runtimes", default=",".join(RUNTIMES), help="which of %(default)s")
-    parser.add_argument("--repeats", type=int, default=10, help="calls that are timed (default %(default)s)")
+    parser.add_argument("--repeats", type=cli.count, default=10, help="calls that are timed (default %(default)s)")
     parser.add_argument("--output", metavar="FILE.json", help="where to write the figures")
     options = parser.parse_args(argv)
     runtimes = options.runtimes.split(",")
@@ -44,8 +44,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     batches = options.batches.split(",")
     if not all(batch.isascii() and batch.isdigit() and int(batch) for batch in batches):
         raise UserError(f"--batches={options.batches}: give positive numbers, such as 1,8")
-    if options.repeats < 1:
-        raise UserError(f"--repeats={options.repeats} must be positive")
     for text in options.recipes:
         recipe.load(text)  # A mistake is told before anything is measured.
     batches = [int(batch) for batch in batches]

@@ -27,22 +27,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the figures of each stage."""
     parser = cli.Parser(__doc__)
     parser.add_argument("--topology", metavar="v5e:4x4", help="a TPU slice: v5e:2x2 .. v5e:16x16, v5p:2x2x4, v6e:4x4")
-    parser.add_argument("--devices", type=int, metavar="N", help="simulated devices instead")
+    parser.add_argument("--devices", type=cli.count, metavar="N", help="simulated devices instead")
     parser.add_argument("--stage", choices=STAGES, help="one stage alone (default: all that the recipe has)")
     parser.add_argument(
-        "--batch_per_device", type=int, metavar="N", help="images a device (default: the recipe's batch)"
+        "--batch_per_device", type=cli.count, metavar="N", help="images a device (default: the recipe's batch)"
     )
     parser.add_argument("--recommend", action="store_true", help="try batch, fsdp and recomputation")
-    parser.add_argument("--largest", type=int, default=64, help="images a device that --recommend tries (%(default)s)")
+    parser.add_argument("--largest", type=cli.count, default=64, help="images a device that --recommend tries")
     parser.add_argument("--output", metavar="FILE.json", help="where to write the figures")
     parser.add_argument("--force", action="store_true", help="replace an output that is there")
     prepare(sys.argv[1:] if argv is None else argv)
     options, config = parser.parse_recipe(argv)
     if (options.topology is None) == (options.devices is None):
         parser.error("give --topology=v5e:4x4, or --devices=8 for simulated ones")
-    for flag in ("devices", "batch_per_device", "largest"):
-        if getattr(options, flag) is not None and getattr(options, flag) < 1:
-            parser.error(f"--{flag}={getattr(options, flag)} must be 1 or more")
     output = paths.check_output(options.output, force=options.force) if options.output else None
 
     devices, chip = find_devices(options)

@@ -30,14 +30,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--raw", action="store_true", help="write the values too, as .npz")
     parser.add_argument("--resize", metavar="H,W", help="scale pictures to fit into H x W before they are shown")
     parser.add_argument("--tile", metavar="N|H,W", help="cut larger pictures into tiles of this side")
-    parser.add_argument("--batch", type=int, default=8, metavar="N", help="pictures that are computed together")
+    parser.add_argument("--batch", type=cli.count, default=8, metavar="N", help="pictures that are computed together")
     parser.add_argument("--best", action="store_true", help="of a workdir the checkpoint with the highest score")
     parser.add_argument("--force", action="store_true", help="replace files that are there")
     options = parser.parse_args(argv)
     resize = _sides(options.resize, "resize", (2,))
     tile = _sides(options.tile, "tile", (1, 2))
-    if options.batch < 1:
-        parser.error(f"--batch={options.batch} must be positive")
     from sak_jax import hub, paths, prediction_files
 
     inputs = prediction_files.find(options.images or [str(hub.SCENE)])

@@ -78,8 +78,8 @@ def probe(train: np.ndarray, test: np.ndarray, truth: dict, held: dict, penalty:
 def main(argv: Sequence[str] | None = None) -> None:
     """Probe all networks; print a table."""
     parser = cli.Parser(__doc__)
-    parser.add_argument("--train", type=int, default=256)
-    parser.add_argument("--test", type=int, default=64)
+    parser.add_argument("--train", type=cli.count, default=256)
+    parser.add_argument("--test", type=cli.count, default=64)
     parser.add_argument("--penalty", type=float, default=100.0)
     args = parser.parse_args(argv)
     source = Rooms("train", args.train + args.test, rooms.IMAGE_SIZE)

@@ -45,17 +45,14 @@ PERCENT = (25, 50, 75)
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs what is missing, then writes and prints the table."""
     parser = cli.Parser(__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--seeds", type=cli.count, default=3)
+    parser.add_argument("--jobs", type=cli.count, default=1, help="runs at a time")
     parser.add_argument("--output", metavar="DIR", help="default: runs/study/NAME")
     parser.add_argument("--arms", help="which of those above; default: all")
     argv = list(sys.argv[1:] if argv is None else argv)
     if not any(argument.startswith("--config=") or argument == "--config" for argument in argv):
         argv.append("--config=rooms")
     options, config = parser.parse_recipe(argv)
-    for name in ("seeds", "jobs"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name}={getattr(options, name)} must be positive")
     known = arms(options.config, config)
     rows = list(dict.fromkeys(arm.row or arm.name for arm in known))
     wanted = options.arms.split(",") if options.arms else rows

@@ -67,10 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("name", metavar="NAME", help="of the job")
     parser.add_argument("--topology", help="a TPU slice, as tools/plan.py takes it, e.g. v6e:4x4")
     parser.add_argument("--accelerators", help="GPUs of a node, e.g. H100:8, instead of --topology")
-    parser.add_argument("--nodes", type=int, default=1, help="nodes with GPUs")
+    parser.add_argument("--nodes", type=cli.count, default=1, help="nodes with GPUs")
     parser.add_argument("--infra", help="where, e.g. gcp/us-east5 (default: the cheapest)")
     parser.add_argument("--spot", action="store_true", help="cheaper, and may be taken away")
-    parser.add_argument("--disk_size", type=int, help="GB of a node")
+    parser.add_argument("--disk_size", type=cli.count, help="GB of a node")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--dry_run", action="store_true", help="print the task")
     options = parser.parse_args(own)
@@ -78,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     training.check(flags, ("gs://",))
     if bool(options.topology) == bool(options.accelerators):
         parser.error("give either --topology, for a TPU slice, or --accelerators, for GPUs")
-    if options.nodes < 1 or (options.topology and options.nodes > 1):
-        parser.error("--nodes must be positive, and is for GPUs alone")
+    if options.topology and options.nodes > 1:
+        parser.error("--nodes is for GPUs alone")
     text = training.to_yaml(task(options, [*training.MODULE, *flags]))
     if options.dry_run:
         print(text, end="")

@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--topology", help="GENERATION:CHIPS, as tools/plan.py takes it, e.g. v5e:4x4; to create")
     parser.add_argument("--queued", action="store_true", help="ask for the slice by a queued resource")
     parser.add_argument("--spot", action="store_true", help="cheaper, and may be taken away")
-    parser.add_argument("--restarts", type=int, default=100, help="how often `train` brings back a slice")
+    parser.add_argument("--restarts", type=cli.natural, default=100, help="how often `train` brings back a slice")
     parser.add_argument("--project", help="default: gcloud's")
     parser.add_argument("--runtime", help="TPU software version (default: the one for JAX on this TPU)")
     parser.add_argument("--network")

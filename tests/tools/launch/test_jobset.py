@@ -95,7 +95,7 @@ def test_it_is_applied_with_kubectl(tmp_path, monkeypatch, capfd):
         ([], "give either --topology"),
         (["--topology=v5e:4x4", "--chips_per_host=8"], "--chips_per_host=8 does not fit v5e:4x4"),
         (["--topology=v5e:4x4", "--env=A"], "--env=A: write NAME=VALUE"),
-        (["--nodes=2", "--gpus_per_node=0"], "must be positive"),
+        (["--nodes=2", "--gpus_per_node=0"], "--gpus_per_node: '0' must be a whole number, 1 or more"),
     ],
 )
 def test_mistakes_are_named(capsys, flags, message):

@@ -59,7 +59,7 @@ def test_it_is_launched_as_a_managed_job(tmp_path, monkeypatch):
     [
         ([], "give either --topology"),
         (["--topology=v6e:4x4", "--accelerators=H100:8"], "give either --topology"),
-        (["--topology=v6e:4x4", "--nodes=2"], "--nodes must be positive, and is for GPUs alone"),
+        (["--topology=v6e:4x4", "--nodes=2"], "--nodes is for GPUs alone"),
     ],
 )
 def test_mistakes_are_named(capsys, flags, message):

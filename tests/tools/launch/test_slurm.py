@@ -51,7 +51,7 @@ def test_the_training_command_is_quoted(capsys, tmp_path):
         (["--time=1", "--", "--config=c"], "--workdir=: all hosts must see it; it is to begin with /"),
         (["--time=1", "--", "--config=c", "--workdir=runs/x"], "--workdir=runs/x: all hosts must see it"),
         ([*TRAIN], "--time"),
-        (["--time=1", "--nodes=0", *TRAIN], "--nodes, --runs and --grace must be positive"),
+        (["--time=1", "--nodes=0", *TRAIN], "--nodes: '0' must be a whole number, 1 or more"),
         (["--time=1", "--name=A b", *TRAIN], "the name 'A b' must be"),
     ],
 )

@@ -1,11 +1,11 @@
-"""Samples a second on one core in both stages, beside the plain decoding of the same files with OpenCV.
+"""Samples a second in both stages: on one core beside plain decoding with OpenCV, and in batches on all of them.
 
 python tools/benchmark_data.py [--data=nyud|pascal_context|imagenet --root=DIR] [--samples=40]
 
 Without a root it writes rooms in the layouts of NYUD-v2 and PASCAL-Context to a temporary folder; stage 1 then reads
 the JPEG files of the latter, which are grained until they are as large as photographs'. Plain decoding leaves out
-MATLAB files, which OpenCV does not read. "prepared" is the loading of the same samples from ArrayRecord. Times are of
-the processor, so that other work on the machine matters little.
+MATLAB files, which OpenCV does not read. "prepared" is the loading of the same samples from ArrayRecord. Times a sample
+are of the processor, so that other work on the machine matters little; batches are timed by the clock.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from etils import epath
 from PIL import Image
 
 from sak_jax import cli
-from sak_jax.data import create_source, files, prepare, transforms
+from sak_jax.data import create_source, files, pipeline, prepare, transforms, workers
 from sak_jax.data.rooms import layouts
 from sak_jax.errors import UserError
 
@@ -33,6 +33,8 @@ TASKS = {
 }
 SIZES = {"nyud": (448, 576), "pascal_context": (512, 512), "imagenet": (384, 384), "folder": (384, 384)}
 ROUNDS = 5
+BATCH = 16
+SECONDS = 4.0
 GRAIN = 12
 """Standard deviation in grey levels: gives JPEG files of some 110 kB. ImageNet's have 115 kB on average."""
 
@@ -107,6 +109,38 @@ def measure(name: str, data: dict, samples: int, prepare_too: bool) -> str:
     )
 
 
+class Many:
+    """The same samples again and again, as many as ImageNet's: Grain's shuffle takes 0.8 ms a sample for a handful."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __len__(self) -> int:
+        return 1_281_167
+
+    def __getitem__(self, index: int) -> dict:
+        return self.source[index % len(self.source)]
+
+
+def batches(name: str, data: dict) -> str:
+    """A line of the second table: how fast batches come with one thread, two, four and so on to one a processor."""
+    tasks, size = TASKS[name], SIZES[name]
+    source = Many(create_source(data, "train", tasks, size))
+    transform = transforms.multitask_transform(size, tasks) if tasks else transforms.distill_transform(size)
+    rates = []
+    for threads in sorted({*(2**power for power in range(10) if 2**power < workers.cpus()), workers.cpus()}):
+        iterator = pipeline.train_batches(source, transform, BATCH, seed=0, threads=threads)
+        batch = [next(iterator) for _ in range(4)][-1]  # What was made ahead while nobody looked counts for nothing.
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() < start + SECONDS:
+            next(iterator)
+            count += 1
+        rates.append(f"{threads}: {BATCH * count / (time.perf_counter() - start):.1f}")
+        iterator.close()
+    megabytes = sum(value.nbytes for value in batch.values()) / 1e6
+    return f"stage {2 if tasks else 1} {name:16} {megabytes:10.1f}   {', '.join(rates)}"
+
+
 def recipes(flags: argparse.Namespace, folder: epath.Path) -> Iterator[tuple[str, dict]]:
     """Names and `config.data` of what is to be measured; writes it first if no root was given."""
     if flags.root:
@@ -137,13 +171,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--root needs --data")
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
-        lines = [
-            measure(name, data, flags.samples, prepare_too=not flags.root)
-            for name, data in recipes(flags, epath.Path(folder))
-        ]
+        chosen = list(recipes(flags, epath.Path(folder)))
+        lines = [measure(name, data, flags.samples, prepare_too=not flags.root) for name, data in chosen]
+        clocked = [batches(name, data) for name, data in chosen]
     columns = "kB/image  decoding   loading  prepared  transforms  samples/s/core  transforms/decoding"
     print(f"{'milliseconds a sample':26} {columns}")
     print("\n".join(lines))
+    print(f"\n{f'batches of {BATCH}':24} MB a batch   images/s by threads")
+    print("\n".join(clocked))
 
 
 if __name__ == "__main__":

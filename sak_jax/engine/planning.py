@@ -247,30 +247,32 @@ class Attempt:
 def recommend(
     measure: Callable[[int, int, object], Figures],
     fsdp: Iterable[int],
-    remat: Iterable[object],
+    remat: Sequence[object],
     largest: int,
     tell: Callable[[Attempt], None] = lambda attempt: None,
 ) -> tuple[Attempt | None, list[Attempt]]:
     """The fastest way to run a stage that fits, by its least time an image, and all that were tried.
 
-    For each way to share and to recompute, images a device are doubled until they do not fit.
+    Images a device are halved from the largest number until they fit: a compiler soon refuses what does not. More is
+    recomputed only where more images fit by it.
 
     Args:
       measure: (images a device, fsdp, remat) -> figures.
-      fsdp, remat: what to try.
+      fsdp, remat: what to try; of the latter first what recomputes least.
       largest: images a device at most.
       tell: called after each attempt.
     """
     tried = []
-    for recomputed in remat:
-        for shared in fsdp:
-            per_device = 1
-            while per_device <= largest:
+    for shared in fsdp:
+        fitting = 0
+        for recomputed in remat:
+            per_device = largest
+            while per_device > fitting:
                 tried.append(Attempt(per_device, shared, recomputed, measure(per_device, shared, recomputed)))
                 tell(tried[-1])
-                if not tried[-1].figures.fits:
-                    break
-                per_device *= 2
+                if tried[-1].figures.fits:
+                    fitting = per_device
+                per_device //= 2
     fitting = [attempt for attempt in tried if attempt.figures.fits]
     speed = lambda attempt: (attempt.figures.images_per_second or attempt.per_device, -attempt.figures.peak)  # noqa: E731
     return max(fitting, key=speed, default=None), tried

@@ -39,13 +39,16 @@ def figures(batch, over, seconds):
     return planning.Figures(**none | {"batch": batch, "over": over, "seconds": {"arithmetic": seconds}, "peak": batch})
 
 
-def test_the_fastest_that_fits_is_recommended_and_trying_ends_where_it_does_not():
+def test_the_fastest_that_fits_is_recommended_and_more_is_recomputed_only_to_fit_more():
     def measure(per_device, fsdp, remat):
         room = {(1, False): 2, (4, False): 4, (1, True): 8, (4, True): 8}[fsdp, remat]
         return figures(per_device, max(0, per_device - room), (1 + per_device) * (1.5 if remat else 1.0))
 
     best, tried = planning.recommend(measure, (1, 4), (False, True), largest=8)
     assert (best.per_device, best.fsdp, best.remat) == (4, 4, False)
-    assert [each.per_device for each in tried if (each.fsdp, each.remat) == (1, False)] == [1, 2, 4]
-    assert [each.per_device for each in tried if (each.fsdp, each.remat) == (4, True)] == [1, 2, 4, 8]
+    assert [(each.per_device, each.fsdp, each.remat) for each in tried] == [
+        (8, 1, False), (4, 1, False), (2, 1, False), (8, 1, True), (8, 4, False), (4, 4, False), (8, 4, True)
+    ]  # fmt: skip
+    planning.recommend(measure, (1,), (True, False), largest=8, tell=lambda one: tried.append(one))
+    assert [(each.per_device, each.remat) for each in tried[7:]] == [(8, True)]
     assert planning.recommend(lambda *_: figures(1, 1, 1.0), (1,), (None,), 8)[0] is None

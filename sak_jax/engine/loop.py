@@ -128,7 +128,7 @@ def _train_stage(
         frozen = None
         if stage.frozen is not None:
             frozen = hosts.together(lambda: stage.frozen.load(states.places(plan.frozen)))
-        evaluator = None if evaluation is None else Evaluator(evaluation, plan.model, mesh)
+        evaluator = None if evaluation is None else held(Evaluator(evaluation, plan.model, mesh))
         checkpoints = held(
             Checkpoints(
                 settings.workdir, stage.name, settings.config, settings.compatible, keep=settings.checkpoint_keep

@@ -1,5 +1,7 @@
 """The training loop, in this process."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +84,7 @@ class Numbers:
 class Count:
     """A metric: how many rows were looked at."""
 
-    name, on_host = "rows", False
+    name, on_host, closed = "rows", False, 0
 
     def batch(self, prediction, label, mask, *size):
         return {"rows": jnp.sum(mask)}
@@ -91,7 +93,7 @@ class Count:
         return {"rows": float(totals["rows"])}
 
     def close(self):
-        pass
+        self.closed += 1
 
 
 def line(name, stop, *, evaluation=None):
@@ -116,13 +118,13 @@ def line(name, stop, *, evaluation=None):
     )
 
 
-def scored(stop, signal_at=0):
+def scored(stop, signal_at=0, metric=None):
     """An evaluation in three batches."""
     return lambda: Evaluation(
         batches=lambda: Numbers(stop, signal_at),
         images=12,
         skipped=0,
-        metrics={"image": Count()},
+        metrics={"image": metric or Count()},
         predict=lambda model, images: {"image": images},
         score=lambda scores: scores["image/rows"],
         sample=lambda index: {},
@@ -146,20 +148,24 @@ def saved(workdir):
     return {stage: sorted(checkpoints.steps(workdir / "checkpoints" / stage)) for stage in checkpoints.stages(workdir)}
 
 
-def test_a_signal_in_the_last_step_of_a_stage_that_is_not_the_last(tmp_path, monkeypatch):
-    stop, steps = Stop(), iter(range(1, 7))
+def signalled(stop):
+    """Batches with which a signal comes as the third is given to the loop: they are made earlier, in a thread."""
+    steps = iter(range(1, 7))
 
     class Signalled(loop.Ahead):
-        """A signal comes as the third batch is given to the loop: batches are made earlier, in a thread."""
-
         def __next__(self):
             batch = super().__next__()
             if next(steps) == 3:
                 stop._handle(15, None)
             return batch
 
+    return Signalled
+
+
+def test_a_signal_in_the_last_step_of_a_stage_that_is_not_the_last(tmp_path, monkeypatch):
+    stop = Stop()
     with monkeypatch.context() as patched, pytest.raises(Stopped, match="stopped at step 3 of distill"):
-        patched.setattr(loop, "Ahead", Signalled)
+        patched.setattr(loop, "Ahead", signalled(stop))
         loop_of([line("distill", stop), line("multitask", stop)], stop, tmp_path)
     assert saved(tmp_path)["distill"] == [3] and not saved(tmp_path).get("multitask")
     stop = Stop()
@@ -176,6 +182,17 @@ def test_a_signal_during_an_evaluation_ends_it_at_the_next_batch_and_it_is_made_
     trained = loop_of([line("multitask", stop, evaluation=scored(stop))], stop, tmp_path)
     assert trained.scores == {"image/rows": 12.0}
     assert [entry["step"] for entry in runs.lines(tmp_path, "val")] == [3]
+
+
+def test_processes_of_an_evaluation_end_with_the_stage_however_that_ends(tmp_path, monkeypatch):
+    stop, metric = Stop(), Count()
+    stage = dataclasses.replace(line("multitask", stop, evaluation=scored(stop, metric=metric)), steps=4, eval_every=2)
+    with monkeypatch.context() as patched, pytest.raises(Stopped, match="stopped at step 3"):
+        patched.setattr(loop, "Ahead", signalled(stop))
+        loop_of([stage], stop, tmp_path)
+    assert [entry["step"] for entry in runs.lines(tmp_path, "val")] == [2] and metric.closed == 1
+    loop_of([dataclasses.replace(stage, batches=lambda: Numbers(Stop()))], Stop(), tmp_path)
+    assert metric.closed == 2
 
 
 def test_a_stage_lets_go_of_the_one_before_and_going_on_makes_no_state_first(tmp_path, monkeypatch):

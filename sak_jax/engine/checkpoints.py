@@ -74,6 +74,9 @@ def write_model(workdir: epath.Path, stage: str, step: int, config: Mapping[str,
       step: the stage's last.
       config: the recipe as plain data.
       model: all of the model's parameters and statistics.
+
+    Raises:
+      UserError: it cannot be written; of what was begun nothing is left.
     """
     arrays = nnx.to_pure_dict(model)
     items = ocp.args.Composite(
@@ -82,9 +85,18 @@ def write_model(workdir: epath.Path, stage: str, step: int, config: Mapping[str,
         config=ocp.args.JsonSave(dict(config)),
     )
     folder = workdir / FOLDER / stage
-    folder.mkdir(parents=True, exist_ok=True)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(paths.without_patterns(folder) / str(step), args=items)
+    begun = [each for each in (workdir, folder.parent, folder) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(paths.without_patterns(folder) / str(step), args=items)
+    except BaseException as error:
+        why = paths.reason(error, folder)
+        if begun and begun[0].exists():
+            begun[0].rmtree()
+        if isinstance(error, (OSError, ValueError, RuntimeError)):
+            raise UserError(f"{folder} cannot be written ({why})") from error
+        raise
 
 
 def find(path: epath.PathLike, *, best: bool = False) -> epath.Path:

@@ -18,6 +18,7 @@ from sak_jax.engine import flops, hosts
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine import state as states
 from sak_jax.engine.ahead import Ahead
+from sak_jax.engine.checkpoints import quiet
 from sak_jax.engine.evaluate import Evaluator
 from sak_jax.engine.logs import Log
 from sak_jax.engine.saving import Checkpoints
@@ -123,6 +124,7 @@ def _train_stage(
     mesh, stop = settings.mesh, settings.stop
     with contextlib.ExitStack() as resources:  # However this ends, what was saved is written out.
         held = lambda resource: resources.enter_context(contextlib.closing(resource))  # noqa: E731
+        resources.enter_context(quiet())
         held(batches)
         plan = states.plan(stage, mesh, settings.placement)
         frozen = None
@@ -155,8 +157,8 @@ def _train_stage(
         began = time.monotonic() - seconds
         scored, writers = evaluator is not None, settings.loggers
         log = held(_opened(settings.workdir, stage.name, first, scored=scored, writers=writers, config=settings.config))
-        quiet = None if meshes.is_main() else True  # None: unless it is a terminal.
-        progress = held(tqdm(total=stage.steps, initial=first, desc=stage.name, unit="step", disable=quiet))
+        hidden = None if meshes.is_main() else True  # None: unless it is a terminal.
+        progress = held(tqdm(total=stage.steps, initial=first, desc=stage.name, unit="step", disable=hidden))
         train_step = plan.jitted()
         known = mesh.devices.flat[0].device_kind in flops.PEAKS
         clock = Clock(next(iter(plan.batch.values())).shape[0], plan.flops() if known else None)

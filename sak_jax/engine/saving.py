@@ -41,6 +41,8 @@ class Restored:
 class Checkpoints:
     """One stage's checkpoints: the newest few and the best, written in the background, whole or not at all.
 
+    What TensorStore's threads print of a disk that is full is kept away by `checkpoints.quiet`.
+
     Args:
       workdir: of the run.
       stage: the stage's name.
@@ -60,9 +62,6 @@ class Checkpoints:
         self._folder = paths.absolute(workdir / checkpoints.FOLDER / stage)  # Orbax wants it absolute.
         self._config, self._compatible = dict(config), compatible
         self._scores = checkpoints.read_scores(self._folder)
-        self._quiet = checkpoints.quiet()
-        self._quiet.__enter__()
-        self._failed = False
         if self._folder.exists() and meshes.is_main():
             # What a killed run was writing. Orbax would remove it in a thread of its own, which must not outlive a run
             # that ends at once with an error.
@@ -195,14 +194,11 @@ class Checkpoints:
         """Waits until all is written."""
         self.wait()
         self._manager.close()
-        if not self._failed:
-            self._quiet.__exit__(None, None, None)
 
     def _writing(self, write: Callable[[], Any]) -> None:
         try:
             write()
         except (OSError, ValueError, RuntimeError) as error:
-            self._failed = True
             raise EndedEarly(
                 f"{self._folder} cannot be written ({paths.reason(error, self._folder)}); the checkpoints before are "
                 "whole: mend it and run the same command to go on"

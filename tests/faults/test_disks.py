@@ -7,7 +7,11 @@ import time
 
 import numpy as np
 import pytest
+from etils import epath
+from flax import nnx
 
+from sak_jax.engine import checkpoints
+from sak_jax.errors import UserError
 from tests import runs
 
 STEPS = ("--config.checkpoint.every=2", "--config.multitask.steps=6", "--config.multitask.eval_every=0")
@@ -45,6 +49,21 @@ def undisturbed(tmp_path_factory):
 
 def size(folder):
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) // 1024
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_import_to_a_full_disk_is_one_line_and_leaves_nothing(small, capsys, begun):
+    workdir = epath.Path(small(1000)) / "imported"
+    if begun:
+        workdir.mkdir()
+    state = nnx.state(nnx.Linear(1000, 1000, rngs=nnx.Rngs(0)))
+    with pytest.raises(UserError, match="imported/checkpoints/multitask cannot be written .*disk is full"):
+        checkpoints.write_model(workdir, "multitask", 1, {}, state)
+    assert [child.name for child in workdir.parent.iterdir()] == ["imported"] * begun
+    assert not begun or not list(workdir.iterdir())
+    assert capsys.readouterr().err == ""
+    checkpoints.write_model(workdir, "multitask", 1, {}, nnx.state(nnx.Linear(10, 10, rngs=nnx.Rngs(0))))
+    assert checkpoints.load(workdir)[1] == "multitask"
 
 
 @pytest.mark.parametrize("share", [0.15, 0.4, 0.75])

@@ -12,6 +12,7 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_END = re.compile(r"^\}(?:, .*)?$")
 _SHAPE = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(
@@ -93,12 +94,12 @@ class Program:
     def __init__(self, text: str):
         self.computations: dict[str, dict[str, Instruction]] = {}
         entry, current = "", None
-        for line in text.splitlines():
+        for line in _whole_lines(text):
             if current is None:
                 if found := _COMPUTATION.match(line):
                     current = self.computations.setdefault(found[2], {})
                     entry = found[2] if found[1] else entry
-            elif line.startswith("}"):
+            elif _END.match(line):
                 current = None
             elif found := _INSTRUCTION.match(line):
                 instruction = _parse(found[2], found[3], bool(found[1]))
@@ -230,6 +231,19 @@ class Program:
                 whole = 0.0
             total += whole
         return total
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """A program's lines; what a kernel's metadata have written on several is one."""
+    held = ""
+    for line in text.splitlines():
+        # A kernel's metadata begin in the first column, as computations and their ends do.
+        if held.startswith(" ") and line and not (line[0].isspace() or _END.match(line)):
+            held += line
+            continue
+        yield held
+        held = line
+    yield held
 
 
 def _parse(name: str, text: str, root: bool) -> Instruction | None:

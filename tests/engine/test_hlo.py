@@ -28,6 +28,9 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
   %carry = (s32[], /*index=1*/f32[6,4,8]{2,1,0:T(8,128)}) parameter(0)
   %index = s32[] get-tuple-element(%carry), index=0
   %stack = f32[6,4,8]{2,1,0:T(8,128)} get-tuple-element(%carry), index=1
+  %kernel = (f32[1]{0}) custom-call(%index), custom_call_target="kernel", frontend_attributes={kernel_metadata={
+"block": "{\\"block_q\\": 512}"
+}}, metadata={op_name="jit(step)/pallas_call"}, backend_config={}
   %layer = f32[1,4,8]{2,1,0:T(8,128)} fusion(%stack, %index), kind=kLoop, calls=%slice_one
   %whole = f32[4,4,8]{2,1,0:T(8,128)S(1)} all-gather(%layer), channel_id=1, replica_groups=[2,2]<=[4], dimensions={0}
   %again = f32[4,4,8]{2,1,0:T(8,128)S(1)} all-gather(%layer), channel_id=1, replica_groups=[2,2]<=[4], dimensions={0}
@@ -63,10 +66,17 @@ def test_collectives_are_counted_through_loops_once_a_channel_and_by_the_size_of
     assert (scatter.count, scatter.bytes, scatter.sent) == (1, 256, 256 * 3 / 4)  # Its operands.
 
 
+def test_a_line_that_goes_on_in_the_next_is_one():
+    program = hlo.Program(PROGRAM)
+    assert set(program.computations["body"]) == {"carry", "index", "stack", "kernel", "layer", "whole", "again", "next"}
+    assert 'op_name="jit(step)/pallas_call"' in program.computations["body"]["kernel"].attributes
+
+
 def test_memory_traffic_counts_slices_and_leaves_out_fast_memory():
     layer = 4 * 8 * 4
-    # Cut out and written, the index; read by the two gathers' lines; the condition's two numbers and its answer.
-    loop = 6 * (layer + layer + 4 + 2 * layer + 4 + 4 + 1)
+    # Cut out and written, the index; the kernel's operand and result; read by the two gathers' lines; the condition's
+    # two numbers and its answer.
+    loop = 6 * (layer + layer + 4 + 4 + 4 + 2 * layer + 4 + 4 + 1)
     rest = (256 + 128) + (256 + 256) + (256 + 64)
     assert hlo.Program(PROGRAM).memory_traffic() == loop + rest
 

@@ -271,14 +271,27 @@ def _closing(text: str, start: int) -> int:
 
 
 def _size(shape: str, memory: bool = False) -> float:
-    """Bytes of a shape's arrays; with `memory` of those that lie in the device's main memory."""
+    """Bytes of a shape's arrays; with `memory` of those that lie in the device's main memory, as they lie there."""
     total = 0.0
     for kind, sizes, layout in _SHAPE.findall(shape):
         bits = re.fullmatch(r"[a-z]+(\d+)\w*", kind)
         width = BYTES.get(kind, int(bits[1]) / 8 if bits else 0)
+        lengths = [int(size) for size in sizes.split(",") if size]
         if not (memory and re.search(r"S\([1-9]\)", layout)):
-            total += width * math.prod(int(size) for size in sizes.split(",") if size)
+            total += width * math.prod(_padded(lengths, layout) if memory else lengths)
     return total
+
+
+def _padded(lengths: list[int], layout: str) -> list[int]:
+    """An array's sizes as a TPU stores it: in tiles such as `T(8,128)`, along the axes that vary fastest."""
+    order, tile = re.match(r"\{([\d,]*)", layout), re.search(r"T\(([\d,]+)\)", layout)
+    if not (order and tile):
+        return lengths
+    axes = [int(axis) for axis in order[1].split(",") if axis]
+    lengths = list(lengths)
+    for axis, size in zip(axes, reversed(tile[1].split(",")), strict=False):
+        lengths[axis] += -lengths[axis] % int(size)
+    return lengths
 
 
 def _group(attributes: str, devices: int) -> int:

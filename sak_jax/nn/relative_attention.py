@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from sak_jax.errors import UserError
-from sak_jax.nn.attention import IMPLEMENTATIONS, attention, choose, refusal
+from sak_jax.nn.attention import IMPLEMENTATIONS, LONG, attention, choose, refusal
 
 AT_ONCE = 2**20
 """Logits of one image and head that are computed at a time, so that they stay in a CPU's cache (4 MB)."""
@@ -35,7 +35,8 @@ def relative_attention(
       query, key, value: maps of one dtype.
       by_row, by_column: the position vectors for each pair (query's row or column, key's).
       implementation: those of `attention.attention`. The kernels (`cudnn`, `pallas`) get both positions as further
-        channels of queries and keys, so that no bias is ever stored.
+        channels of queries and keys, so that no bias is ever stored. So does XLA under `auto` where keys are few: of
+        logits [b h w n x y] a TPU stores tiles of 8 x 128 over the last two, for windows of 14 x 14 ten times as much.
 
     Raises:
       UserError: the implementation is unknown, or does not work here.
@@ -43,13 +44,14 @@ def relative_attention(
     if implementation not in IMPLEMENTATIONS:
         raise UserError(f"attention is {implementation!r}: it must be one of {', '.join(IMPLEMENTATIONS)}")
     widened = lambda: _widened(query, key, value, by_row, by_column)  # noqa: E731
+    few = implementation == "auto" and key.shape[1] * key.shape[2] < LONG
     if implementation == "auto":
         implementation = choose(*jax.eval_shape(widened))
     elif reason := refusal(implementation, *jax.eval_shape(widened)):
         raise UserError(f"attention {implementation} does not work here: {reason}; set it to auto or xla")
     if implementation == "looped":
         return _looped(query, key, value, by_row, by_column)
-    if implementation == "xla":
+    if implementation == "xla" and not few:
         return _plain(query, key, value, by_row, by_column)
     return attention(*widened(), scale=1.0, implementation=implementation).reshape(query.shape)
 

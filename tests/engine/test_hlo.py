@@ -25,16 +25,16 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
 }
 
 %body (carry: (s32[], f32[6,4,8])) -> (s32[], f32[6,4,8]) {
-  %carry = (s32[], /*index=1*/f32[6,4,8]{2,1,0:T(8,128)}) parameter(0)
+  %carry = (s32[], /*index=1*/f32[6,4,8]{2,1,0:T(4,8)}) parameter(0)
   %index = s32[] get-tuple-element(%carry), index=0
-  %stack = f32[6,4,8]{2,1,0:T(8,128)} get-tuple-element(%carry), index=1
+  %stack = f32[6,4,8]{2,1,0:T(4,8)} get-tuple-element(%carry), index=1
   %kernel = (f32[1]{0}) custom-call(%index), custom_call_target="kernel", frontend_attributes={kernel_metadata={
 "block": "{\\"block_q\\": 512}"
 }}, metadata={op_name="jit(step)/pallas_call"}, backend_config={}
-  %layer = f32[1,4,8]{2,1,0:T(8,128)} fusion(%stack, %index), kind=kLoop, calls=%slice_one
-  %whole = f32[4,4,8]{2,1,0:T(8,128)S(1)} all-gather(%layer), channel_id=1, replica_groups=[2,2]<=[4], dimensions={0}
-  %again = f32[4,4,8]{2,1,0:T(8,128)S(1)} all-gather(%layer), channel_id=1, replica_groups=[2,2]<=[4], dimensions={0}
-  ROOT %next = (s32[], f32[6,4,8]{2,1,0:T(8,128)}) tuple(%index, %stack)
+  %layer = f32[1,4,8]{2,1,0:T(4,8)} fusion(%stack, %index), kind=kLoop, calls=%slice_one
+  %whole = f32[4,4,8]{2,1,0:T(4,8)S(1)} all-gather(%layer), channel_id=1, replica_groups=[2,2]<=[4], dimensions={0}
+  %again = f32[4,4,8]{2,1,0:T(4,8)S(1)} all-gather(%layer), channel_id=1, replica_groups=[2,2]<=[4], dimensions={0}
+  ROOT %next = (s32[], f32[6,4,8]{2,1,0:T(4,8)}) tuple(%index, %stack)
 }
 
 %condition (carry.1: (s32[], f32[6,4,8])) -> pred[] {
@@ -79,6 +79,16 @@ def test_memory_traffic_counts_slices_and_leaves_out_fast_memory():
     loop = 6 * (layer + layer + 4 + 4 + 4 + 2 * layer + 4 + 4 + 1)
     rest = (256 + 128) + (256 + 256) + (256 + 64)
     assert hlo.Program(PROGRAM).memory_traffic() == loop + rest
+
+
+def test_arrays_lie_in_tiles_in_memory():
+    text = """ENTRY %main (x: bf16[3,14,14], y: f32[5]) -> bf16[3,14,14] {
+  %x = bf16[3,14,14]{2,0,1:T(8,128)(2,1)} parameter(0)
+  %y = f32[5]{0:T(256)} parameter(1)
+  ROOT %same = bf16[3,14,14]{2,0,1:T(8,128)(2,1)} custom-call(%x, %y)
+}
+"""
+    assert hlo.Program(text).memory_traffic() == 2 * (14 * 8 * 128) * 2 + 256 * 4
 
 
 def test_a_loop_that_says_how_often_it_runs():

@@ -78,11 +78,24 @@ def test_the_tpu_kernel_takes_them_from_some_hundred_places_on(monkeypatch):
     assert_close(ours, restated(*inputs))
 
 
-@pytest.mark.parametrize("implementation", ["xla", "looped"])
-def test_half_precision_stays_within_its_rounding(implementation):
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+@pytest.mark.parametrize("size", SIZES)
+def test_few_places_on_an_accelerator_have_logits_of_two_long_axes(platform, size):
+    inputs = arrays(*size)
+    with placement.compiling_for(platform):
+        traced = str(jax.make_jaxpr(relative_attention.relative_attention)(*inputs))
+        ours = value_and_gradients(relative_attention.relative_attention, inputs)
+    (h, w), places = size, size[0] * size[1]
+    assert f",{places},{places}]" in traced and f",{h},{w}]" not in traced
+    assert_close(ours, value_and_gradients(restated, inputs))
+
+
+@pytest.mark.parametrize(("implementation", "platform"), [("xla", "cpu"), ("looped", "cpu"), ("auto", "tpu")])
+def test_half_precision_stays_within_its_rounding(implementation, platform):
     inputs = arrays(7, 4, jnp.bfloat16)
     exact = restated(*(x.astype(jnp.float32) for x in inputs))
-    ours = relative_attention.relative_attention(*inputs, implementation=implementation)
+    with placement.compiling_for(platform):
+        ours = relative_attention.relative_attention(*inputs, implementation=implementation)
     assert ours.dtype == jnp.bfloat16
     assert np.std(ours.astype(jnp.float32) - exact) < 2**-6 * np.std(exact)
 

@@ -21,12 +21,16 @@ def workdir(tmp_path_factory):
     return workdir
 
 
-def test_a_checkpoint_becomes_a_file(workdir, tmp_path, capsys):
+@pytest.mark.parametrize("platforms", [(), ("cpu",)])
+def test_a_checkpoint_becomes_a_file(workdir, tmp_path, capsys, platforms):
     output = tmp_path / "new" / "tiny.stablehlo"
-    assert export.main([f"--checkpoint={workdir}", f"--output={output}", "--uint8"]) == 0
+    flags = [f"--platforms={','.join(platforms)}"] if platforms else []
+    assert export.main([f"--checkpoint={workdir}", f"--output={output}", "--uint8", *flags]) == 0
     assert "tiny.stablehlo" in capsys.readouterr().out
     images = np.random.default_rng(0).integers(0, 256, (2, 24, 32, 3), np.uint8)
-    found = jax.export.deserialize(bytearray(output.read_bytes())).call(images)
+    exported = jax.export.deserialize(bytearray(output.read_bytes()))
+    assert exported.platforms == (platforms or ("cpu", "cuda", "tpu"))
+    found = exported.call(images)
     normalised = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     wanted = sak_jax.load(workdir)(normalised.astype(np.float32)).predictions
     for task, value in wanted.items():
@@ -41,6 +45,8 @@ def test_a_checkpoint_becomes_a_file(workdir, tmp_path, capsys):
         (["--checkpoint=nowhere", "--output=old.onnx"], "--force"),
         (["--checkpoint=nowhere", "--output=folder.onnx", "--force"], "folder"),
         (["--output=x.onnx"], "--checkpoint"),
+        (["--checkpoint=nowhere", "--output=x.onnx", "--platforms=cpu"], "--platforms is for StableHLO"),
+        (["--checkpoint=nowhere", "--output=x.stablehlo", "--platforms=cpu,gpu"], "'gpu' is none of cpu, cuda, tpu"),
         (["--checkpoint=nowhere", "--outptu=x.onnx"], "--output"),
     ],
 )

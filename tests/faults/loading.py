@@ -33,7 +33,8 @@ def main():
     size = int(float(sys.argv[1]) * 1e6) if len(sys.argv) > 1 else 1_000_000
     batches = pipeline.train_batches(Large(size), same, 4, seed=0, workers=2)
     try:
-        next(batches)
+        for _ in range(2):  # One of each worker, so that both have got as far as to leave signals to their parent.
+            next(batches)
         print(batches._memory.prefix, *(child.pid for child in multiprocessing.active_children()), flush=True)
         while True:
             next(batches)

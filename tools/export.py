@@ -48,9 +48,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown:
         raise UserError(f"--platforms={options.platforms}: {unknown[0]!r} is none of {', '.join(export.PLATFORMS)}")
     loaded = sak_jax.load(options.checkpoint)
-    settings = {"preprocess": options.uint8} | ({} if onnx else {"platforms": platforms})
-    convert = export.onnx if onnx else export.stablehlo
-    content = convert(loaded.student, tuple(loaded.config.image_size), **settings)
+    student, size = loaded.student, tuple(loaded.config.image_size)
+    if onnx:
+        content = export.onnx(student, size, preprocess=options.uint8)
+    else:
+        content = export.stablehlo(student, size, preprocess=options.uint8, platforms=platforms)
     try:
         paths.write_bytes(output, content)
     except OSError as error:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "c64": 8, "c128": 16}
 """Bytes of an element of the types whose name does not say it in bits."""
@@ -166,13 +166,7 @@ class Program:
 
     def collectives(self, devices: int) -> dict[str, Traffic]:
         """What devices exchange in one step, summed by kind; arguments are those of `exchanges`."""
-        found: dict[str, Traffic] = {}
-        for each in self.exchanges(devices):
-            total = found.setdefault(each.kind, Traffic())
-            total.count += each.rounds
-            total.bytes += each.rounds * each.bytes
-            total.sent += each.rounds * each.bytes * _share_sent(each.kind, each.group)
-        return found
+        return by_kind(self.exchanges(devices))
 
     def _moved(self, line: Instruction, body: dict[str, Instruction]) -> float:
         """Bytes of the larger of operands and result; the result of a `-start` names both."""
@@ -231,6 +225,17 @@ class Program:
                 whole = 0.0
             total += whole
         return total
+
+
+def by_kind(exchanges: Iterable[Exchange]) -> dict[str, Traffic]:
+    """Exchanges of one step, summed by kind."""
+    found: dict[str, Traffic] = {}
+    for each in exchanges:
+        total = found.setdefault(each.kind, Traffic())
+        total.count += each.rounds
+        total.bytes += each.rounds * each.bytes
+        total.sent += each.rounds * each.bytes * _share_sent(each.kind, each.group)
+    return found
 
 
 def _whole_lines(text: str) -> Iterator[str]:

@@ -184,7 +184,8 @@ def measure(
     peak = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     peak += sizes.temp_size_in_bytes
     program = hlo.Program(compiled.as_text())
-    collectives, traffic = program.collectives(mesh.size), program.memory_traffic()
+    exchanges, traffic = program.exchanges(mesh.size), program.memory_traffic()
+    collectives = hlo.by_kind(exchanges)
     seconds = chip and {
         "arithmetic": work / mesh.size / chip.flops,
         "memory": traffic / chip.bandwidth,
@@ -197,7 +198,7 @@ def measure(
         peak=peak,
         over=0.0,  # Else the compiler would have refused it.
         collectives=collectives,
-        exchanges=sorted(program.exchanges(mesh.size), key=lambda each: -each.rounds * each.bytes),
+        exchanges=sorted(exchanges, key=lambda each: -each.rounds * each.bytes),
         memory_traffic=traffic,
         seconds=seconds,
         hours=hours,

@@ -31,7 +31,7 @@ def test_the_data_sheet_counts_where_it_is_known(monkeypatch):
 @pytest.mark.parametrize(
     ("argument", "word"),
     [
-        ("--config.data.resise=True", "data.resise"), ("--stesp=3", "--steps"), ("--steps=0", "--steps"),
+        ("--config.data.resise=True", "data.resise"), ("--stesp=3", "--steps"), ("--steps=0", "--steps: '0'"),
         ("--work=stuednt", "student"), ("--batches=4,x", "--batches=4,x"), ("--without=speed", "attention"),
         ("--reference=nowhere", "nowhere"),
     ],

@@ -65,9 +65,9 @@ def test_a_tpu_slice_by_two_plans_at_once(tmp_path):
     [
         ((), "--topology"),
         (("--devices=2", "--topology=v5e:2x2"), "--topology"),
-        (("--devices=0",), "--devices"),
+        (("--devices=0",), "--devices: '0'"),
         (("--topology=v5e:2y2",), "v5e:2y2"),
-        (("--devices=1", "--batch_per_device=0"), "--batch_per_device"),
+        (("--devices=1", "--batch_per_device=0"), "--batch_per_device: '0'"),
         (("--devices=1", "--stage=multitask", "--config.multitask.steps=0"), "--stage=multitask"),
         (("--devices=1", "--output=README.md"), "--force"),
     ],

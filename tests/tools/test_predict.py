@@ -109,7 +109,7 @@ def test_a_video_becomes_videos(workdir, tmp_path):
         (["--images", "b.png", "--resize=big"], "--resize=big"),
         (["--images", "b.png", "--resize=32"], "--resize=32"),
         (["--images", "b.png", "--tile=0"], "--tile=0"),
-        (["--images", "b.png", "--batch=0"], "--batch"),
+        (["--images", "b.png", "--batch=0"], "--batch: '0'"),
         (["--images", "b.png", "--outptu=x"], "--outptu"),
         (["--images", "b.png", "--checkpoint=empty"], "empty holds no checkpoint"),
         (["--images", "b.png", "--checkpoint=nowhere"], "nowhere is not there"),

@@ -21,7 +21,7 @@ from etils import epath
 from PIL import Image
 
 from sak_jax import cli
-from sak_jax.data import create_source, files, pipeline, prepare, transforms, workers
+from sak_jax.data import Source, create_source, files, pipeline, prepare, transforms, workers
 from sak_jax.data.rooms import layouts
 from sak_jax.errors import UserError
 
@@ -76,12 +76,19 @@ def prepared_source(name: str, root: epath.Path, tasks: Sequence[str], size: tup
     return create_source({"name": name, "root": output}, "train", tasks, size)
 
 
-def measure(name: str, data: dict, samples: int, prepare_too: bool) -> str:
+def opened(name: str, data: dict) -> tuple[Source, transforms.Transform]:
+    """The training samples and what a stage makes of them."""
+    tasks, size = TASKS[name], SIZES[name]
+    transform = transforms.multitask_transform(size, tasks) if tasks else transforms.distill_transform(size)
+    return create_source(data, "train", tasks, size), transform
+
+
+def measure(
+    name: str, data: dict, source: Source, transform: transforms.Transform, samples: int, prepare_too: bool
+) -> str:
     """A line of the table."""
     tasks, size = TASKS[name], SIZES[name]
-    source = create_source(data, "train", tasks, size)
     count = min(samples, len(source))
-    transform = transforms.multitask_transform(size, tasks) if tasks else transforms.distill_transform(size)
     held = [source[index] for index in range(count)]
     transforming = milliseconds(lambda index: transform(held[index], np.random.default_rng(index)), count)
     loading = milliseconds(lambda index: source[index], count)
@@ -122,11 +129,9 @@ class Many:
         return self.source[index % len(self.source)]
 
 
-def batches(name: str, data: dict) -> str:
+def batches(name: str, source: Source, transform: transforms.Transform) -> str:
     """A line of the second table: how fast batches come with one thread, two, four and so on to one a processor."""
-    tasks, size = TASKS[name], SIZES[name]
-    source = Many(create_source(data, "train", tasks, size))
-    transform = transforms.multitask_transform(size, tasks) if tasks else transforms.distill_transform(size)
+    source = Many(source)
     rates = []
     for threads in sorted({*(2**power for power in range(10) if 2**power < workers.cpus()), workers.cpus()}):
         iterator = pipeline.train_batches(source, transform, BATCH, seed=0, threads=threads)
@@ -138,7 +143,7 @@ def batches(name: str, data: dict) -> str:
         rates.append(f"{threads}: {BATCH * count / (time.perf_counter() - start):.1f}")
         iterator.close()
     megabytes = sum(value.nbytes for value in batch.values()) / 1e6
-    return f"stage {2 if tasks else 1} {name:16} {megabytes:10.1f}   {', '.join(rates)}"
+    return f"stage {2 if TASKS[name] else 1} {name:16} {megabytes:10.1f}   {', '.join(rates)}"
 
 
 def recipes(flags: argparse.Namespace, folder: epath.Path) -> Iterator[tuple[str, dict]]:
@@ -171,9 +176,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--root needs --data")
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
-        chosen = list(recipes(flags, epath.Path(folder)))
-        lines = [measure(name, data, flags.samples, prepare_too=not flags.root) for name, data in chosen]
-        clocked = [batches(name, data) for name, data in chosen]
+        chosen = [(name, data, *opened(name, data)) for name, data in recipes(flags, epath.Path(folder))]
+        lines = [measure(*each, flags.samples, prepare_too=not flags.root) for each in chosen]
+        clocked = [batches(name, source, transform) for name, _, source, transform in chosen]
     columns = "kB/image  decoding   loading  prepared  transforms  samples/s/core  transforms/decoding"
     print(f"{'milliseconds a sample':26} {columns}")
     print("\n".join(lines))

@@ -20,8 +20,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from sak_jax import cli
-from sak_jax.data import Source, create_source, files, pipeline, prepare, transforms, workers
+from sak_jax import cli, processes
+from sak_jax.data import Source, create_source, files, pipeline, prepare, transforms
 from sak_jax.data.rooms import layouts
 from sak_jax.errors import UserError
 
@@ -133,7 +133,7 @@ def batches(name: str, source: Source, transform: transforms.Transform) -> str:
     """A line of the second table: how fast batches come with one thread, two, four and so on to one a processor."""
     source = Many(source)
     rates = []
-    for threads in sorted({*(2**power for power in range(10) if 2**power < workers.cpus()), workers.cpus()}):
+    for threads in sorted({*(2**power for power in range(10) if 2**power < processes.cpus()), processes.cpus()}):
         iterator = pipeline.train_batches(source, transform, BATCH, seed=0, threads=threads)
         batch = [next(iterator) for _ in range(4)][-1]  # What was made ahead while nobody looked counts for nothing.
         start, count = time.perf_counter(), 0

@@ -12,6 +12,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from sak_jax import processes
 from sak_jax.data import Source
 from sak_jax.data import workers as worker_processes
 from sak_jax.data.transforms import Transform
@@ -57,7 +58,7 @@ class Batches(grain.DatasetIterator):
         self.images = images
         self._samples = samples
         self._share = share
-        self._threads = threads or worker_processes.cpus()
+        self._threads = threads or processes.cpus()
         self._workers = workers
         self._prefetch = prefetch
         self._next_batch = 0
@@ -90,9 +91,10 @@ class Batches(grain.DatasetIterator):
             if self._batches is None:
                 batches = self._samples.batch(self._share.rows, drop_remainder=True)
                 batches = batches[self._share.index :: self._share.count][self._next_batch :]
-                self._batches = _start(batches, self._workers, self._prefetch, self._memory)
-            # Out of shared memory, which would otherwise live, and complain, until the very end.
-            return {name: np.array(value) for name, value in next(self._batches).items()}
+                with processes.starting():  # By threads of Grain's, once it is asked for a batch.
+                    self._batches = _start(batches, self._workers, self._prefetch, self._memory)
+                    return _copied(next(self._batches))
+            return _copied(next(self._batches))
         except (OSError, RuntimeError) as error:
             reason = worker_processes.explained(error)
             if reason is None:
@@ -198,6 +200,11 @@ def _share(source: Source, batch_size: int, index: int, count: int) -> Share:
     if batch_size <= 0 or batch_size % count:
         raise UserError(f"batch_size {batch_size} must be a positive multiple of the {count} processes")
     return Share(batch_size, index, count)
+
+
+def _copied(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    # Out of shared memory, which would otherwise live, and complain, until the very end.
+    return {name: np.array(value) for name, value in batch.items()}
 
 
 def _sample_of(samples: grain.MapDataset, share: Share, number: int) -> dict[str, np.ndarray]:

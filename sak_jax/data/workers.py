@@ -1,4 +1,4 @@
-"""Worker processes of the pipeline: they end with their parent, and what they share in memory is freed.
+"""Worker processes of the pipeline: what they share in memory is freed, and what ends them is explained.
 
 Arrays come from workers through files in `/dev/shm`. Those of this process carry a name of its own, and a lock beside
 them: a lock that nobody holds was left by a process that was killed, and its files are removed at the next start.
@@ -15,24 +15,17 @@ import re
 import secrets
 import shutil
 import signal
-import threading
 from collections.abc import Callable
-from multiprocessing import connection, current_process, parent_process, resource_tracker, shared_memory
+from multiprocessing import current_process, resource_tracker, shared_memory
 
 import cv2
 
+from sak_jax import processes
 from sak_jax.errors import EndedEarly
 
 _FOLDER, _PREFIX, _LOCK = "/dev/shm", "sak_jax_", ".lock"
-_GRACE = 20.0
-"""Seconds that a worker goes on after SIGTERM, for the parent, which got it too, to save."""
 _GROUPS = itertools.count()
 _EXIT_CODE = re.compile(r"exit code (-?\d+)")
-
-
-def cpus() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class SharedMemory:
@@ -53,10 +46,8 @@ class SharedMemory:
 
 
 def start(prefix: str, *_) -> None:
-    """Makes this worker process end with its parent, leave signals to it, and name its shared memory `prefix..`."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # A terminal sends it to all; the parent stops when it has saved.
-    signal.signal(signal.SIGTERM, _end_later)
+    """Makes this process a worker that names its shared memory `prefix..`."""
+    processes.serve()
     if prefix:
         shared_memory._make_filename = lambda: f"/{prefix}{secrets.token_hex(8)}"
     one_thread()
@@ -65,20 +56,6 @@ def start(prefix: str, *_) -> None:
 def one_thread() -> None:
     """Keeps OpenCV from starting threads of its own beside the pipeline's."""
     cv2.setNumThreads(1)
-
-
-def _end_with_parent() -> None:
-    # Not by prctl: the kernel's signal comes when the thread ends that started this process, not the parent itself.
-    parent, number = parent_process(), os.getppid()
-    while os.getppid() == number and not connection.wait([parent.sentinel], timeout=2.0):
-        pass
-    os._exit(1)
-
-
-def _end_later(*_) -> None:
-    timer = threading.Timer(_GRACE, os._exit, (0,))
-    timer.daemon = True
-    timer.start()
 
 
 def free_abandoned() -> None:

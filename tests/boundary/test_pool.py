@@ -36,16 +36,6 @@ def test_one_worker_is_this_process():
     assert not multiprocessing.active_children()
 
 
-def test_as_many_processes_as_processors_that_may_be_used(tmp_path):
-    script = """
-import os
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from sak_jax.boundary.pool import WorkerPool
-print(WorkerPool().workers)
-"""
-    assert python(script, tmp_path).communicate()[0] == "1\n"
-
-
 def test_workers_import_no_jax(tmp_path):
     script = """
 import functools, pickle, sys
@@ -93,11 +83,12 @@ def test_workers_end_with_their_parent_however_it_ends(tmp_path, how):
     assert gone_within(10, workers)
 
 
-def test_ctrl_c_in_a_terminal_is_left_to_the_parent(tmp_path):
+def test_signals_to_all_are_left_to_the_parent(tmp_path):
     parent = python(SLEEPERS, tmp_path, start_new_session=True)
     workers = [int(process_id) for process_id in parent.stdout.readline().split()]
     for worker in workers:
         os.kill(worker, signal.SIGINT)
+        os.kill(worker, signal.SIGTERM)
     time.sleep(0.5)
     assert all(map(alive, workers))
     parent.kill()

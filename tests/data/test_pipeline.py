@@ -4,7 +4,8 @@ import threading
 import numpy as np
 import pytest
 
-from sak_jax.data import pipeline, transforms, workers
+from sak_jax import processes
+from sak_jax.data import pipeline, transforms
 from sak_jax.errors import UserError
 
 TRANSFORM = transforms.multitask_transform((24, 32), ("semseg", "depth"))
@@ -170,7 +171,7 @@ class Meeting(Numbers):
 
 @pytest.mark.parametrize("threads", [4, 0])
 def test_the_samples_of_one_batch_are_read_at_once_by_as_many_threads_as_there_are_processors(threads, monkeypatch):
-    monkeypatch.setattr(workers, "cpus", lambda: 4)
+    monkeypatch.setattr(processes, "cpus", lambda: 4)
     batches = pipeline.train_batches(Meeting(8), number, 4, seed=0, threads=threads, prefetch=1)
     assert len(set(next(batches)["number"])) == 4
     batches.close()

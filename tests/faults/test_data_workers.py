@@ -106,12 +106,3 @@ def test_little_shared_memory_is_one_line():
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("error: the worker processes have too little shared memory; /dev/shm has 8 MB")
     assert "data.workers=0" in done.stderr and done.stderr.count("\n") == 1
-
-
-def test_as_many_processors_as_are_allowed(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 256)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 7})
-    assert workers.cpus() == 3
-    command = [sys.executable, "-c", "from sak_jax.data import workers; print(workers.cpus())"]
-    if shutil.which("taskset"):
-        assert subprocess.run(["taskset", "-c", "0", *command], capture_output=True, text=True).stdout == "1\n"

@@ -175,7 +175,7 @@ class Predictor:
     @property
     def experts(self) -> tuple[str, ...]:
         """What a router chooses from, in its order: the stem, then each teacher's path."""
-        teachers = recipe.ordered(self.config.teachers).items()
+        teachers = recipe.teachers(self.config).items()
         return ("stem", *(name for name, settings in teachers if isinstance(settings, dict)))
 
     @functools.cached_property

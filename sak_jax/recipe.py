@@ -291,6 +291,11 @@ def plain(config: ConfigDict) -> dict:
     return json.loads(config.to_json())
 
 
+def teachers(config: ConfigDict) -> dict:
+    """The section `teachers`, as `ordered` gives it; empty where the method has none."""
+    return ordered(config).get("teachers", {})
+
+
 def ordered(section: ConfigDict) -> dict:
     """A section as a plain dict in the order in which the recipe gives it, where ConfigDict's own iteration sorts.
 

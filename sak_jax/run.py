@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import jax
+import numpy as np
 from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
@@ -63,7 +64,7 @@ def run(config: ConfigDict, workdir: epath.Path, options: Options, stop: Stop, s
       UserError: the recipe, its data or its weights are not as they should be.
     """
     preflight.agree(keys.flatten(recipe.plain(config)), workdir)
-    paths.check_remote(workdir, config.init_from, config.teachers.dir)
+    paths.check_remote(workdir, config.init_from, recipe.teachers(config).get("dir", ""))
     recipe.check(config, jax.device_count())
     method = methods.get(config.method)
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -172,8 +173,14 @@ def committee(config: ConfigDict, stages: tuple, mesh: jax.sharding.Mesh):
     if not all(isinstance(maps, tuple) for maps in jax.eval_shape(stage.frozen.features, given, image).values()):
         return None
     load = functools.cache(lambda: stage.frozen.load(states.places(given)))
-    features = jax.jit(stage.frozen.features)
-    return lambda images: features(load(), {"image": images})
+    features = jax.jit(meshes.computing_on(mesh, stage.frozen.features))
+
+    def of(images):
+        filled = np.concatenate([images, np.repeat(images[-1:], -len(images) % mesh.size, axis=0)])
+        maps = features(load(), meshes.put_batch({"image": filled}, mesh))
+        return jax.tree.map(lambda x: np.asarray(x)[: len(images)], maps)
+
+    return of
 
 
 def _standardised(config: ConfigDict) -> bool:
@@ -204,7 +211,7 @@ def report(
         results["time"] = {name: round(seconds, 1) for name, seconds in trained.time.items()}
     if config.data.on_error == "skip":
         results["skipped"] = trained.evaluator.skipped
-    if config.teachers.random:
+    if recipe.teachers(config).get("random"):
         results["teachers_random"] = True
         logger.warning("THE TEACHERS WERE RANDOM: these scores say nothing about the method")
     model = meshes.gather(trained.model)
@@ -247,7 +254,7 @@ def write_report(
     found = record.Run(name=workdir.name, command=record.command(), versions=record.versions())
     found.versions["device"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     found.higher_is_better = dict(better)
-    found.experts = ["stem", *(name for name, row in recipe.ordered(config.teachers).items() if isinstance(row, dict))]
+    found.experts = ["stem", *(name for name, row in recipe.teachers(config).items() if isinstance(row, dict))]
     stem = None
     if hasattr(student, "stem"):
         last = jax.jit(lambda student, images: student.stem(images)[-1])

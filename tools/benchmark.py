@@ -8,10 +8,12 @@ Everything runs on random images and labels of the recipe's shapes: no data is r
 no weights are wanted. `--reference` names a clone of https://github.com/innovator-zero/SAK, whose code then takes turns
 with ours, at the same sizes and precision (on a GPU: ours in bfloat16 by `--config.dtype=bfloat16`, theirs by autocast
 to float16, as it trains); it needs PyTorch and timm. `--without` switches single optimisations off. Whoever is timed
-has a process of its own, so that memory is its own.
+has a process of its own, so that memory is its own. They take turns, both on the device; with `--apart`, and always on
+a TPU, which one process holds, one is done and gone before the next begins.
 
 TFLOP/s counts the matrix products and convolutions that are needed: what is recomputed to save memory does not count.
-MFU is their share of the rate of a product of large random matrices, measured in the same run, and of the data sheet's.
+MFU is their share of the rate of a product of large random matrices, measured in the same run, and of the data sheet's
+in bfloat16; over several devices, of all of them.
 On a CPU the matrices and the peak are of all cores that the process may use (`taskset -c 0` leaves one).
 """
 
@@ -20,8 +22,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-
-import jax
+from importlib import metadata
 
 from sak_jax import cli, paths, recipe
 from sak_jax.benchmark import ablations, processes, published, work
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=cli.count, default=5, help="steps of a turn (default %(default)s)")
     parser.add_argument("--without", metavar="NAME,..", help=f"optimisations to switch off: all, {', '.join(WITHOUT)}")
     parser.add_argument("--reference", metavar="CLONE", help="a clone of the published code, to be timed as well")
+    parser.add_argument("--apart", action="store_true", help="one after another, each with the device to itself")
     parser.add_argument("--output", metavar="FILE.json", help="where to write the figures")
     parser.add_argument("--force", action="store_true", help="replace an output that is there")
     # Side by side on one device, so none may take all of its memory at the start.
@@ -52,18 +54,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, config = parser.parse_recipe(argv)
     names, batches = _names(parser, options, config), _batches(parser, options, config)
     without = _without(parser, options)
-    recipe.check(config, jax.device_count())
+    with Contestant(processes.devices, ()) as asked:  # This process holds no device: a TPU is one process's.
+        found = asked.ask("figures")
+    recipe.check(config, found["count"])
     if options.reference:
         published.check_clone(options.reference)
     output = paths.check_output(options.output, force=options.force) if options.output else None
-    device = jax.devices()[0]
-    print(f"{jax.device_count()} x {device.device_kind}, jax {jax.__version__}, {config.dtype}", flush=True)
+    print(f"{found['count']} x {found['device']}, jax {metadata.version('jax')}, {config.dtype}", flush=True)
+    apart = options.apart or found["platform"] == "tpu"
     figures = []
     for name in names:
         for batch in batches:
             for contestants in _heats(config, name, batch, without, options.reference):
-                rows = _heat(contestants, options.rounds, options.steps)
+                rows = _heat(contestants, options.rounds, options.steps, apart=apart)
                 for (who, _), row in zip(contestants.items(), rows, strict=True):
+                    if row.get("device", found["device"]) != found["device"]:
+                        row = {"failed": f"it ran on {row['device']}, as the device was not to be had"}
                     row = {"work": name, "batch": batch, "who": who, **_rates(row, batch)}
                     figures.append(row)
                     print(_line(row), flush=True)
@@ -114,7 +120,7 @@ def _heats(config, name: str, batch: int, without: list[str], clone: str | None)
 
 
 def _theirs(config, clone: str, name: str, batch: int) -> dict:
-    teachers = {key: row["model"] for key, row in recipe.ordered(config.teachers).items() if isinstance(row, dict)}
+    teachers = {key: row["model"] for key, row in recipe.teachers(config).items() if isinstance(row, dict)}
     aligned = any(not model.endswith(f"_{config.model.stem}") for model in teachers.values())
     return {
         "clone": clone, "name": name, "data": config.data.name, "stem": config.model.stem, "teachers": teachers,
@@ -122,11 +128,22 @@ def _theirs(config, clone: str, name: str, batch: int) -> dict:
     }  # fmt: skip
 
 
-def _heat(contestants: dict, rounds: int, steps: int) -> list[dict]:
+def _heat(contestants: dict, rounds: int, steps: int, *, apart: bool) -> list[dict]:
     """Each contestant's figures, or what went wrong with it."""
+    groups = [[given] for given in contestants.values()] if apart else [list(contestants.values())]
+    rows = [row for group in groups for row in _together(group, rounds, steps)]
+    for row in rows[1:]:
+        if "seconds" in row and "seconds" in rows[0]:
+            row["times"] = row["seconds"] / rows[0]["seconds"]
+            row.setdefault("gigaflops", rows[0]["gigaflops"])
+    return rows
+
+
+def _together(contestants: Sequence[tuple], rounds: int, steps: int) -> list[dict]:
+    """The figures of some that take turns."""
     rows = []
     with contextlib.ExitStack() as stack:
-        running = [stack.enter_context(Contestant(*given)) for given in contestants.values()]
+        running = [stack.enter_context(Contestant(*given)) for given in contestants]
         failed: dict[int, str] = {}
 
         def each(act):
@@ -145,10 +162,6 @@ def _heat(contestants: dict, rounds: int, steps: int) -> list[dict]:
                 rows.append({"failed": failed[index]})
             else:
                 rows.append({"seconds": contestant.median, **contestant.ask("figures")})
-        for row in rows[1:]:
-            if "seconds" in row and "seconds" in rows[0]:
-                row["times"] = row["seconds"] / rows[0]["seconds"]
-                row.setdefault("gigaflops", rows[0]["gigaflops"])
     return rows
 
 
@@ -158,11 +171,12 @@ def _rates(row: dict, batch: int) -> dict:
     if "seconds" in row:
         row["images_per_second"] = batch / row["seconds"]
         row["teraflops_per_second"] = row["gigaflops"] / 1e3 / row["seconds"]
+        rate = row["teraflops_per_second"] * 1e12 / row.get("devices", 1)
         if row.get("matrix_rate"):
-            row["mfu_measured"] = row["teraflops_per_second"] * 1e12 / row["matrix_rate"]
+            row["mfu_measured"] = rate / row["matrix_rate"]
         peak = flops.PEAKS.get(row.get("device"))
-        if peak:
-            row["mfu_datasheet"] = row["teraflops_per_second"] * 1e12 / peak
+        if peak and row.get("dtype") == "bfloat16":
+            row["mfu_datasheet"] = rate / peak
     return row
 
 
@@ -177,8 +191,8 @@ def _line(row: dict) -> str:
         "teraflops_per_second": "{:.3g} TFLOP/s",
         "mfu_measured": "{:.1%} of the measured rate",
         "mfu_datasheet": "{:.1%} of the data sheet's",
-        "peak_gigabytes": "peak {:.3g} GB",
-        "program_gigabytes": "program {:.3g} GB",
+        "peak_gibibytes": "peak {:.3g} GiB",
+        "program_gibibytes": "program {:.3g} GiB",
         "compile_seconds": "compile {:.3g} s",
     }
     return start + ", ".join(text.format(row[key]) for key, text in words.items() if row.get(key) is not None)

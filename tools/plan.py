@@ -123,7 +123,7 @@ def planned(config, name: str, devices: list, chip, per_device: int | None = Non
     if remat is not None:
         config.model.remat = remat
     config.eval_batch_size = len(devices)
-    if chip and not config.teachers.get("dtype", "float32"):
+    if chip and not recipe.teachers(config).get("dtype", "float32"):
         config.teachers.dtype = "bfloat16"  # As on an accelerator.
     recipe.check(config, len(devices))
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, devices)

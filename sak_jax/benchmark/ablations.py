@@ -21,6 +21,8 @@ def _remat(config) -> None:
 
 def _precision(config) -> None:
     config.dtype = "float32"
+    if "dtype" in config.get("teachers", {}):
+        config.teachers.dtype = "float32"
 
 
 def _gelu(config) -> None:
@@ -41,9 +43,9 @@ def _mixing(config) -> None:
 
 
 def _heads(config) -> None:
-    def upsampled(self, x, size):
+    def upsampled(self, x, size, factor=1.0):
         x = resize.resize_bilinear(x.astype(self.dtype), size)
-        kernel, layout = self.kernel[...].astype(self.dtype), ("NHWC", "HWIO", "NHWC")
+        kernel, layout = (self.kernel[...] * factor).astype(self.dtype), ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
 
     heads.FusedUpsampleConv.__call__ = upsampled

@@ -44,8 +44,10 @@ def ours(values: dict, name: str, batch: int, without: str = "") -> tuple[Callab
             "dtype": config.dtype,
             "compile_seconds": prepared.compile_seconds,
             "gigaflops": prepared.flops / 1e9,
-            "program_gigabytes": prepared.program_bytes / 2**30,
-            "peak_gigabytes": work.peak_bytes() / 2**30,
+            "program_gibibytes": prepared.program_bytes / 2**30,
+            "peak_gibibytes": work.peak_bytes() / 2**30,
+            # Simulated devices of a CPU share its processors, whose rate is that of them all.
+            "devices": 1 if jax.default_backend() == "cpu" else prepared.devices,
             "matrix_rate": rate,
         }
 
@@ -58,7 +60,13 @@ def published(options: dict) -> tuple[Callable[[int], float], Callable[[], dict]
 
     theirs = Published(**options)
     theirs.seconds(3 if theirs.device.type == "cuda" else 1)
-    return theirs.seconds, lambda: {"peak_gigabytes": theirs.peak_bytes() / 2**30}
+    return theirs.seconds, lambda: {"peak_gibibytes": theirs.peak_bytes() / 2**30}
+
+
+def devices() -> tuple[Callable[[], None], Callable[[], dict]]:
+    """The devices that a contestant has, as its figures."""
+    found = {"platform": jax.default_backend(), "device": jax.devices()[0].device_kind, "count": jax.device_count()}
+    return lambda: None, lambda: found
 
 
 @dataclasses.dataclass

@@ -24,6 +24,10 @@ MODEL = {
 """What can be timed of any recipe, besides the whole step of each of its stages by the stage's name."""
 
 
+FEATURE = "feature"
+"""What the names of features begin with in a batch that brings them."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Work:
     """Something that is timed.
@@ -33,12 +37,14 @@ class Work:
       compile_seconds: what compiling it took.
       flops: operations that it cannot do without, over all devices: what is recomputed does not count.
       program_bytes: arguments, results and intermediates of the compiled program, on one device.
+      devices: how many share the operations.
     """
 
     run: Callable[[int], None]
     compile_seconds: float
     flops: int
     program_bytes: int
+    devices: int = 1
 
     def seconds(self, times: int) -> float:
         """Mean seconds of one of so many."""
@@ -94,7 +100,7 @@ def _of_stage(config, stage: Stage) -> Work:
             held[0], _ = compiled(held[0], frozen, batch)
         jax.block_until_ready(held[0])
 
-    return Work(run, seconds, needed(config, stage.name), _bytes(compiled))
+    return Work(run, seconds, needed(config, stage.name), _bytes(compiled), mesh.size)
 
 
 def needed(config, name: str) -> int:
@@ -108,18 +114,17 @@ def needed(config, name: str) -> int:
 
 
 def _with_features_given(stage: Stage) -> Stage:
-    """A stage whose teachers' features are arrays that lie there."""
+    """A stage whose teachers' features come with the batch."""
     if stage.frozen is None:
         return dataclasses.replace(stage, name="student")
     features = jax.eval_shape(stage.frozen.features, stage.frozen.abstract, dict(stage.inputs))
-
-    def load(places):
-        rng = np.random.default_rng(0)
-        draw = lambda x, place: meshes.put(rng.standard_normal(x.shape, np.float32).astype(x.dtype), place)  # noqa: E731
-        return jax.tree.map(draw, features, places)
-
+    given, tree = jax.tree.flatten(features)
+    names = [f"{FEATURE}{index}" for index in range(len(given))]
     return dataclasses.replace(
-        stage, name="student", frozen=Frozen(features, load, features=lambda features, batch: features)
+        stage,
+        name="student",
+        inputs=dict(stage.inputs) | dict(zip(names, given, strict=True)),
+        frozen=Frozen({}, lambda places: {}, lambda _, batch: tree.unflatten(batch[name] for name in names)),
     )
 
 
@@ -149,9 +154,10 @@ def random_batch(config, stage: Stage) -> dict[str, np.ndarray]:
             shape = rows, *given.shape[1:]
             if given.dtype == np.uint8:
                 batch[name] = rng.integers(0, 256, shape, np.uint8)
+            elif np.issubdtype(given.dtype, np.integer):
+                batch[name] = np.zeros(shape, given.dtype)
             else:
-                whole = np.issubdtype(given.dtype, np.integer)
-                batch[name] = np.zeros(shape, given.dtype) if whole else rng.standard_normal(shape, np.float32)
+                batch[name] = rng.standard_normal(shape, np.float32).astype(given.dtype)
     return batch
 
 

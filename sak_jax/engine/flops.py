@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 PEAKS = {
     "NVIDIA A100-SXM4-40GB": 312e12,
@@ -23,6 +24,7 @@ PEAKS = {
 def count(function: Callable, *arguments) -> int:
     """Floating-point operations of the matrix products and convolutions in a function, two a multiply-add.
 
+    What no result depends on is left out, as a compiler leaves it out.
     Loops with a known number of rounds count that often, `while` loops once, and of a branch the dearest side. What a
     backward pass computes again counts as well: for the arithmetic that is needed, count a model that keeps all.
 
@@ -34,7 +36,9 @@ def count(function: Callable, *arguments) -> int:
       ValueError: there is a kernel (of Pallas, or cuDNN's attention) in it, whose arithmetic cannot be seen: count the
         plain form.
     """
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _count(needed)
 
 
 def _count(jaxpr: core.Jaxpr) -> int:

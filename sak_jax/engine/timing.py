@@ -80,7 +80,7 @@ class Clock:
             values |= {"tflops": rate / 1e12, "mfu": rate / flops.PEAKS[device.device_kind]}
         memory = device.memory_stats() or {}
         if "peak_bytes_in_use" in memory:
-            values["memory_gigabytes"] = memory["peak_bytes_in_use"] / 2**30
+            values["memory_gigabytes"] = memory["peak_bytes_in_use"] / 1e9
         return values
 
 

@@ -29,6 +29,14 @@ KEYS = {
 }
 """`config.multitask`."""
 
+MODEL = {
+    # What the backward pass keeps, see `sak_jax.nn.remat`; "none" keeps all, "full" recomputes all.
+    "remat": Key("named", choices=("none", "named", "dots", "blocks", "full"), runtime=True),
+    # How attention is computed, teachers' too: "auto" is what suits the device, see `sak_jax.nn.attention`.
+    "attention": Key("auto", choices=("auto", "xla", "cudnn", "pallas", "looped"), runtime=True),
+}
+"""How any method's model is computed, in `config.model`."""
+
 Distillation = Callable[[nnx.Module, Any, Any, Part], tuple[jax.Array, dict[str, jax.Array]]]
 """(student, its outputs, teachers' features, part) -> loss and logs; the student's statistics are updated in place."""
 

@@ -27,12 +27,14 @@ class FusedUpsampleConv(nnx.Module):
         self.bias = nnx.Param(init(rngs.params(), (width,)))
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
-        """The convolved map at `size` = (H, W), without the bias, which belongs to the norm that follows."""
+    def __call__(
+        self, x: Float[Array, "b h w c"], size: tuple[int, int], factor: Float[Array, "c"] | float = 1.0
+    ) -> Float[Array, "b H W c"]:
+        """The convolved map at `size` = (H, W) times `factor`, without the bias, which the norm that follows adds."""
         batch, h, w, width = x.shape
         # Every product takes its operands as they lie: the three column taps side by side, then the rows of all three
         # row taps, then the columns of all three column taps.
-        kernel = rearrange(self.kernel[...].astype(self.dtype), "y x c d -> y c (x d)")
+        kernel = rearrange((self.kernel[...] * factor).astype(self.dtype), "y x c d -> y c (x d)")
         flat = x.astype(self.dtype).reshape(-1, width)
         taps = [(flat @ kernel[y]).reshape(batch, h, w * 3 * width) for y in range(3)]
         rows = rearrange(_shifted_upsampling(h, size[0]), "y H h -> H (y h)")
@@ -62,26 +64,28 @@ class BatchNorm(nnx.Module):
         self.eps = eps
 
     def __call__(
-        self, x: Float[Array, "b h w c"], train: bool, *, offset: Float[Array, "c"] | float = 0.0
+        self, x: Float[Array, "b h w c"], *, offset: Float[Array, "c"] | float = 0.0
     ) -> tuple[Float[Array, "b h w c"], tuple[Float[Array, "c"], Float[Array, "c"]]]:
-        """The normalised map of `x + offset` and the running (mean, variance) after it; statistics are float32.
+        """In training: the normalised map of `x + offset`, and the running (mean, variance) after it, float32.
 
         The offset (the bias of the map before) costs no pass over the map: it moves the mean alone.
         """
-        running = mean, var = self.mean[...], self.var[...]
         y = x.astype(jnp.float32)
-        center = mean - offset
-        if train:
-            count = y.size // y.shape[-1]
-            center = remat.keep(jnp.mean(y, axis=(0, 1, 2)), "moments")
-            # The variance's slope in the mean is zero, so that nothing flows back that way.
-            deviation = y - jax.lax.stop_gradient(center)
-            var = remat.keep(jnp.mean(jnp.square(deviation), axis=(0, 1, 2)), "moments")
-            unbiased = var * (count / max(count - 1, 1))
-            running = 0.9 * running[0] + 0.1 * (center + offset), 0.9 * running[1] + 0.1 * unbiased
+        count = y.size // y.shape[-1]
+        mean = remat.keep(jnp.mean(y, axis=(0, 1, 2)), "moments")
+        # The variance's slope in the mean is zero, so that nothing flows back that way.
+        deviation = y - jax.lax.stop_gradient(mean)
+        var = remat.keep(jnp.mean(jnp.square(deviation), axis=(0, 1, 2)), "moments")
+        unbiased = var * (count / max(count - 1, 1))
+        running = 0.9 * self.mean[...] + 0.1 * (mean + offset), 0.9 * self.var[...] + 0.1 * unbiased
         factor = self.scale[...] * jax.lax.rsqrt(var + self.eps)
-        y = (y - center) * factor + self.bias[...]
+        y = (y - mean) * factor + self.bias[...]
         return y.astype(x.dtype), jax.lax.stop_gradient(running)
+
+    def folded(self, offset: Float[Array, "c"] | float = 0.0) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
+        """In evaluation: (factor, shift), by which `x * factor + shift` is the normalised `x + offset`."""
+        factor = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.eps)
+        return factor, (offset - self.mean[...]) * factor + self.bias[...]
 
 
 class DecodeTrunk(nnx.Module):
@@ -97,11 +101,15 @@ class DecodeTrunk(nnx.Module):
         self.norm = BatchNorm(width // levels * levels)
 
     def __call__(self, features: Sequence[Float[Array, "b h w d"]], size: tuple[int, int], train: bool):
-        """The fused map at `size` (height, width) and the batch norm's running statistics."""
+        """The fused map at `size` (height, width) and, in training, the batch norm's running statistics."""
         levels = [layers.take(self.reduce, level)(x) for level, x in enumerate(features)]
         x = remat.keep(jnp.concatenate(levels, axis=-1), "preactivation")
+        if not train:
+            factor, shift = self.norm.folded(self.fuse.bias[...])
+            x = placement.pin(self.fuse(x, size, factor))
+            return exact_gelu((x + shift).astype(x.dtype)), None
         x = placement.pin(remat.keep(self.fuse(x, size), "preactivation"))
-        x, statistics = self.norm(x, train, offset=self.fuse.bias[...])
+        x, statistics = self.norm(x, offset=self.fuse.bias[...])
         return exact_gelu(x), statistics
 
 

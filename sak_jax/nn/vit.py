@@ -59,6 +59,7 @@ class ViTConfig:
       linear_init, patch_init: how the blocks' linear maps and the patches' start, see `layers.initialisers`.
       lora: low-rank updates, or None.
       attention: an implementation, see `attention.attention`.
+      remat: what training keeps of the blocks, see `remat.checkpoint`.
     """
 
     width: int
@@ -86,6 +87,7 @@ class ViTConfig:
     patch_init: str = "truncated_normal"
     lora: LoRA | None = None
     attention: str = "auto"
+    remat: str = "named"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -257,7 +259,7 @@ class ViT(nnx.Module):
             head_width = self.config.width // self.config.heads
             counts = self.config.rotary_counts
             rotary = rotary_tables(self.config.rotary, grid, head_width, self.config.prefix, counts=counts)
-        tapped = run_blocks(self.blocks, x, self.config.taps, rotary)
+        tapped = run_blocks(self.blocks, x, self.config.taps, rotary, self.config.remat)
         return tuple(self.norm(x) if norm else x for x in tapped)
 
     def __call__(self, images: Float[Array, "b H W 3"]) -> tuple[Float[Array, "b h w d"], ...]:
@@ -272,14 +274,14 @@ class ViT(nnx.Module):
 
 
 def run_blocks(
-    blocks: Block, x: Float[Array, "b n d"], taps: tuple[int, ...], rotary: Rotary | None = None
+    blocks: Block, x: Float[Array, "b n d"], taps: tuple[int, ...], rotary: Rotary | None = None, policy: str = "named"
 ) -> list[Float[Array, "b n d"]]:
     """The tokens after each tapped block of a stack `[depth]`.
 
     Where the taps end levels of equally many blocks, and those are all, the levels are a scan of scans. Else each block
     is picked from the whole stack: cutting the stack at the taps would copy its arrays.
     """
-    block = remat.checkpoint(lambda block, x: placement.whole(block)(x, rotary), "named")
+    block = remat.checkpoint(lambda block, x: placement.whole(block)(x, rotary), policy)
     depth, step = jax.tree.leaves(blocks)[0].shape[0], taps[0] + 1
     if taps == tuple(range(step - 1, depth, step)) and depth % step == 0:
         levels = jax.tree.map(lambda p: p.reshape(len(taps), step, *p.shape[1:]), blocks)

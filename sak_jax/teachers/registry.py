@@ -173,7 +173,15 @@ def _size(text: str, path: epath.Path) -> tuple[int, int]:
 
 
 def fresh(
-    name: str, image_size: tuple[int, int], *, dtype=jnp.float32, rngs: nnx.Rngs, pad: bool = True, **options
+    name: str,
+    image_size: tuple[int, int],
+    *,
+    dtype=jnp.float32,
+    rngs: nnx.Rngs,
+    pad: bool = True,
+    attention: str = "auto",
+    remat: str = "named",
+    **options,
 ) -> tuple[nnx.Module, View]:
     """A model of the registry with new float32 parameters, to be trained, and its view of the student's images.
 
@@ -181,9 +189,13 @@ def fresh(
       name, image_size, pad, options: those of `load`.
       dtype: of the computation.
       rngs: a `params` stream.
+      attention, remat: how it is computed, where the model has a choice (see `ViTConfig`).
     """
     teacher = get(name)
-    module = teacher.family.create(_sized(teacher, image_size, pad), dtype, rngs)
+    config = _sized(teacher, image_size, pad)
+    if hasattr(config, "attention"):
+        config = dataclasses.replace(config, attention=attention, remat=remat)
+    module = teacher.family.create(config, dtype, rngs)
     return module, view_of(teacher, pad=pad, **options)
 
 

@@ -26,6 +26,7 @@ class SAMConfig:
       window: side of the windows of the other blocks, in patches.
       eps: of the layer norms (timm's, which the published code runs; Meta's own code has 1e-6).
       attention: an implementation, see `relative_attention.relative_attention`.
+      remat: what training keeps of the blocks, see `remat.checkpoint`.
     """
 
     width: int
@@ -37,6 +38,7 @@ class SAMConfig:
     window: int = 14
     eps: float = 1e-5
     attention: str = "auto"
+    remat: str = "named"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -147,7 +149,7 @@ class SAM(nnx.Module):
         levels = len(self.config.taps)
         windows = jax.tree.map(lambda p: p.reshape(levels, -1, *p.shape[1:]), self.windows)
 
-        run = remat.checkpoint(lambda block, x: placement.whole(block)(x), "named")
+        run = remat.checkpoint(lambda block, x: placement.whole(block)(x), self.config.remat)
 
         def level(x, blocks):
             windows, last = blocks

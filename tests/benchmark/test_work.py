@@ -40,6 +40,12 @@ def test_it_runs_as_often_as_it_is_told(config, name):
     assert prepared.seconds(2) > 0 and prepared.flops > 0 and prepared.program_bytes > 0
 
 
+def test_a_student_s_step_in_parts(config):
+    config = config.copy_and_resolve_references()
+    config.multitask.accumulate = 2
+    assert work.prepare(config, "student").seconds(1) > 0
+
+
 def test_inference_needs_no_aligned_features(config):
     assert work.prepare(config, "inference").flops <= work.prepare(config, "forward").flops
 

@@ -25,10 +25,17 @@ def test_products_loops_and_convolutions():
     assert flops.count(convolve, image, kernel) == 2 * 8 * 9 * 5 * 3 * 3 * 2
 
 
+def test_what_no_result_depends_on_does_not_count():
+    a = jnp.zeros((4, 4))
+    assert flops.count(jax.jit(lambda a: (a @ a, jnp.sin(a))[1]), a) == 0
+    looped = lambda x: jax.lax.scan(lambda x, _: (x + 1, x @ x), x, length=6)[0]  # noqa: E731
+    assert flops.count(looped, a) == 0
+
+
 def test_attention_counts_its_products_and_a_kernel_is_refused():
     query = jnp.zeros((2, 600, 3, 8))
     forward = 2 * 2 * 3 * 600 * 600 * 2 * 8
-    gradient = jax.grad(lambda *x: jnp.sum(attention(*x, implementation="xla")), argnums=(0, 1, 2))
+    gradient = jax.value_and_grad(lambda *x: jnp.sum(attention(*x, implementation="xla")), argnums=(0, 1, 2))
     for implementation in ("xla", "looped"):
         assert flops.count(lambda *x, i=implementation: attention(*x, implementation=i), query, query, query) == forward
     assert flops.count(gradient, query, query, query) == 3 * forward

@@ -24,7 +24,6 @@ class PixelwiseMethod:
     def keys(self):
         return {
             "model": {"hidden": Key(16, above=0)},
-            "teachers": {"random": Key(False), "dir": Key("", runtime=True)},
             "multitask": multitask.KEYS,
         }
 

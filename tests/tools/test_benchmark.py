@@ -18,14 +18,18 @@ def test_figures_of_a_step_and_of_what_it_gains_by(tmp_path, capsys):
     assert ours["images_per_second"] == pytest.approx(2 / ours["seconds"])
     assert ours["mfu_measured"] == pytest.approx(1e9 * ours["gigaflops"] / ours["seconds"] / ours["matrix_rate"])
     assert without["times"] == pytest.approx(without["seconds"] / ours["seconds"])
-    assert without["gigaflops"] == ours["gigaflops"] and min(ours["compile_seconds"], ours["peak_gigabytes"]) > 0
+    assert without["gigaflops"] == ours["gigaflops"] and min(ours["compile_seconds"], ours["peak_gibibytes"]) > 0
 
 
 def test_the_data_sheet_counts_where_it_is_known(monkeypatch):
     device = jax.devices()[0].device_kind
     monkeypatch.setitem(flops.PEAKS, device, 4e12)
-    row = benchmark._rates({"seconds": 2.0, "gigaflops": 1e3, "device": device, "matrix_rate": 1e12}, 8)
+    figures = {"seconds": 2.0, "gigaflops": 1e3, "device": device, "matrix_rate": 1e12, "dtype": "bfloat16"}
+    row = benchmark._rates(figures, 8)
     assert (row["images_per_second"], row["mfu_measured"], row["mfu_datasheet"]) == (4, 0.5, 0.125)
+    row = benchmark._rates(figures | {"devices": 4}, 8)  # All of them have that rate.
+    assert (row["images_per_second"], row["mfu_measured"], row["mfu_datasheet"]) == (4, 0.125, 0.03125)
+    assert "mfu_datasheet" not in benchmark._rates(figures | {"dtype": "float32"}, 8)
 
 
 @pytest.mark.parametrize(

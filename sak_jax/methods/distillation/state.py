@@ -71,7 +71,8 @@ def measured(config: ConfigDict, frozen: Frozen, batches: pipeline.Batches, tree
     places = meshes.shardings(frozen.abstract, mesh, recipe.ordered(config.mesh.placement))
     arrays = frozen.load(places)
     rows = meshes.batch_sharding(mesh)
-    features = jax.jit(lambda arrays, batch: tree(frozen.features(arrays, batch)), out_shardings=rows)
+    compute = meshes.computing_on(mesh, lambda arrays, batch: tree(frozen.features(arrays, batch)))
+    features = jax.jit(compute, out_shardings=rows)
     try:
         given = (features(arrays, meshes.put_batch(batch, mesh)) for batch in itertools.islice(batches, count))
         found = statistics.measure(kind, given)

@@ -42,7 +42,7 @@ def encoder(config: ConfigDict) -> ViTConfig:
         )
     options = {"patch": model.patch, "registers": model.registers, "layer_scale": model.layer_scale}
     made = encoder_config(sizes, tuple(config.image_size), **options)
-    return dataclasses.replace(made, attention=model.attention)
+    return dataclasses.replace(made, attention=model.attention, remat=model.remat)
 
 
 def student_config(config: ConfigDict) -> StudentConfig:
@@ -87,7 +87,7 @@ def student(config: ConfigDict, stage: str, rngs: nnx.Rngs) -> nnx.Module:
         model, width, levels = ViT(settings, dtype=dtype, rngs=rngs), settings.width, LEVELS
     else:
         model, width, levels = Projected(settings, rngs=rngs), settings.teachers[0].width, 1
-    options = {"levels": levels, "patch": config.model.patch, "dtype": dtype}
+    options = {"levels": levels, "patch": config.model.patch, "dtype": dtype, "policy": config.model.remat}
     return FoundationStudent(model, View(), width, channels, **options, rngs=rngs)
 
 

@@ -24,10 +24,8 @@ KEYS = {
         "last_hidden": Key(3072, above=0),
         "freeze": Key("none", choices=("none", "stem")),  # "stem": the encoder stays as it is while heads learn.
         "read_after": Key(""),  # Heads read the encoder's four levels, or what this teacher's projector makes of it.
-        # What the backward pass keeps, and how attention is computed: as SAK's.
-        "remat": Key("named", choices=("none", "named", "dots", "blocks", "full"), runtime=True),
-        "attention": Key("auto", choices=("auto", "xla", "cudnn", "pallas", "looped"), runtime=True),
-    },
+    }
+    | multitask.MODEL,
     "teachers": shared.TEACHERS
     | {
         keys.ROWS: shared.TEACHER

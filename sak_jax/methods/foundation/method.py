@@ -17,7 +17,8 @@ KEYS = {
             "crop": Key(False),
         },
         "freeze": Key("none", choices=("none", "stem")),  # "stem": the encoder stays as it is.
-    },
+    }
+    | multitask.MODEL,
     "teachers": {  # The encoder's weights are those of a teacher.
         "random": Key(False),  # Random weights, to try a recipe out.
         "dir": Key("", runtime=True),  # Where converted weights lie; "" is ~/.cache/sak_jax/teachers.
@@ -65,9 +66,11 @@ def student(config: ConfigDict, stage: str, rngs):
 
     options, dtype = recipe.ordered(config.model.encoder), jnp.dtype(config.dtype)
     name = options.pop("model")
-    encoder, view = registry.fresh(name, tuple(config.image_size), dtype=dtype, rngs=rngs, **options)
+    how = {"attention": config.model.attention, "remat": config.model.remat}
+    encoder, view = registry.fresh(name, tuple(config.image_size), dtype=dtype, rngs=rngs, **how, **options)
     channels = tuple((task.name, task.channels) for task in tasks.select(recipe.ordered(config.tasks)))
-    return FoundationStudent(encoder, view, registry.width(name), channels, dtype=dtype, rngs=rngs)
+    options = {"dtype": dtype, "policy": config.model.remat}
+    return FoundationStudent(encoder, view, registry.width(name), channels, **options, rngs=rngs)
 
 
 def architecture(config: ConfigDict, stage: str) -> dict[str, object]:

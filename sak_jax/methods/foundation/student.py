@@ -25,6 +25,7 @@ class FoundationStudent(nnx.Module):
       levels: how many maps there are.
       patch: what the sides of images are multiples of; None where the encoder is made for one size.
       dtype: of the heads' computation; parameters are float32.
+      policy: what training keeps of the heads, see `remat.checkpoint`.
     """
 
     def __init__(
@@ -37,12 +38,13 @@ class FoundationStudent(nnx.Module):
         levels: int = LEVELS,
         patch: int | None = None,
         dtype=jnp.float32,
+        policy: str = "named",
         rngs: nnx.Rngs,
     ):
         self.encoder = encoder
         self.view = view
         self.patch = patch
-        self.heads = DecodeHeads(width, levels, dict(tasks), dtype=dtype, rngs=rngs)
+        self.heads = DecodeHeads(width, levels, dict(tasks), dtype=dtype, policy=policy, rngs=rngs)
 
     def __call__(
         self, images: Float[Array, "b H W 3"], *, train: bool = False, rngs: nnx.Rngs | None = None

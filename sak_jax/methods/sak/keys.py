@@ -26,16 +26,13 @@ KEYS = {
         "down_ratio": Key(4, above=0),  # Width of the stem over width inside an adapter.
         "aligners": Key("auto", choices=("auto", "all", "none")),  # "auto": where widths differ.
         "freeze": Key("none", choices=("none", "stem", "all_but_routers")),  # The latter lets the heads learn too.
-        # What the backward pass keeps, see `sak_jax.nn.remat`; "none" keeps all, "full" recomputes all.
-        "remat": Key("named", choices=("none", "named", "dots", "blocks", "full"), runtime=True),
-        # How attention is computed, teachers' too: "auto" is what suits the device, see `sak_jax.nn.attention`.
-        "attention": Key("auto", choices=("auto", "xla", "cudnn", "pallas", "looped"), runtime=True),
         "lora": {  # On the stem in stage 1.
             "rank": Key(0, at_least=0),
             "alpha": Key(16.0, above=0),
             "targets": Key(("qkv", "proj"), choices=("qkv", "proj", "fc1", "fc2")),
         },
-    },
+    }
+    | multitask.MODEL,
     "teachers": shared.TEACHERS | {keys.ROWS: shared.TEACHER},  # And {name: {"model": ..}}, a row a teacher.
     "distill": {  # Stage 1.
         "steps": Key(0, at_least=0),

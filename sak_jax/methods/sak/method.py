@@ -8,7 +8,7 @@ from sak_jax import keys as keys_lib
 from sak_jax.keys import Keys
 from sak_jax.methods.sak.keys import KEYS, check
 
-HOW_IT_IS_COMPUTED = ("dtype", "remat", "stem.attention")
+HOW_IT_IS_COMPUTED = ("dtype", "remat", "stem.attention", "stem.remat")
 """What of a student's config does not matter to its arrays."""
 
 __all__ = ["architecture", "check", "keys", "stages", "student"]

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ MAPS |= {"fc2": ("mlp", "mlp.down")}
 
 
 def load_pytorch_state(
-    student: Student,
+    student: Any,
     weights: Mapping[str, np.ndarray],
     *,
     lora: LoRA | None = None,
@@ -32,15 +33,18 @@ def load_pytorch_state(
     """Fill a student in place from weights under the published names.
 
     Args:
-      student: the student; it may be abstract (`nnx.eval_shape`), which saves initialising it.
+      student: the student, or what `sak_jax.load` gave; it may be abstract (`nnx.eval_shape`), which saves
+        initialising it.
       weights: PyTorch's state dict as numpy arrays, of stage 1 (`vit.`, ..) or stage 2 (`backbone.vit.`, `heads.`, ..).
       lora: the low-rank updates in the weights are of this kind, and are merged into the kernels. A student that itself
         has low-rank updates takes them as they are, without this.
       name: what the weights are called in errors.
 
     Raises:
-      UserError: a key is missing or left over, a shape or a kind differs, or the weights are of the other stage.
+      UserError: a key is missing or left over, a shape or a kind differs, or the weights are of the other stage; or the
+        student is of another method.
     """
+    student = _student(student)
     weights = {key: np.asarray(value) for key, value in weights.items()}
     if lora is not None:
         weights = _merge(weights, lora, name)
@@ -59,16 +63,27 @@ def load_pytorch_state(
     nnx.update(student, jax.tree.map(place_like, loaded, state))
 
 
-def pytorch_state(student: Student) -> dict[str, np.ndarray]:
+def pytorch_state(student: Any) -> dict[str, np.ndarray]:
     """The student's weights under the published names, as numpy arrays: the exact inverse of `load_pytorch_state`.
 
     A student without tasks is written as stage 1, one with tasks as stage 2, low-rank updates in peft's naming.
     Statistics of the teachers' features, which the published code does not keep, are left out.
+
+    Raises:
+      UserError: the student is of another method.
     """
+    student = _student(student)
     config = student.config
     prefix = "backbone." if config.tasks else ""
     state = nnx.State({part: value for part, value in nnx.state(student).items() if part != "statistics"})
     return states.export(state, _table(config, prefix), labels=_labels(config))
+
+
+def _student(student: Any) -> Student:
+    student = getattr(student, "student", student)
+    if not isinstance(student, Student):
+        raise UserError(f"a {type(student).__name__} has no published SAK naming: take a student of the method sak")
+    return student
 
 
 def place_like(array: np.ndarray, old: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:

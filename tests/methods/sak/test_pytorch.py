@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import sak_jax
 from sak_jax.errors import UserError
 from sak_jax.methods.sak.pytorch import load_pytorch_state, pytorch_state
 from sak_jax.methods.sak.student import merge_lora
 from sak_jax.nn.vit import LoRA
+from tests.methods.foundation.test_student import make
 from tests.methods.sak.cases import CASES, NYUD, PASCAL, SHAPES, abstract_student, assert_same, student_config
 
 
@@ -165,3 +167,13 @@ def test_low_rank_weights_merge_into_a_plain_student(low_rank):
     missing = without(weights, "vit.base_model.model.blocks.0.attn.qkv.lora_A.default.weight")
     with pytest.raises(UserError, match="lora_A.default.weight is missing"):
         load_pytorch_state(plain, missing, lora=config.stem.lora)
+
+
+def test_what_load_gives_is_taken_as_its_student_and_other_students_are_refused():
+    loaded = sak_jax.load("rooms")
+    names = pytorch_state(loaded)
+    before = np.asarray(loaded.student.routers.hidden.kernel[...])
+    load_pytorch_state(loaded, {key: 2 * value for key, value in names.items()})
+    np.testing.assert_array_equal(loaded.student.routers.hidden.kernel[...], 2 * before)
+    with pytest.raises(UserError, match="FoundationStudent has no published SAK naming"):
+        pytorch_state(make())

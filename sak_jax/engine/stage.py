@@ -152,6 +152,7 @@ class Stage:
       frozen: what the loss needs besides, or None.
       totals: (batch) -> what the loss of a part has to know of the whole batch, or None.
       accumulate: parts a batch is split into, one after another.
+      teach_whole: with parts, the frozen features are computed once, of the whole batch, instead of each part's.
       eval_every: steps between evaluations; 0 is only at the end.
     """
 
@@ -169,4 +170,5 @@ class Stage:
     frozen: Frozen | None = None
     totals: Callable[[Batch], Any] | None = None
     accumulate: int = 1
+    teach_whole: bool = False
     eval_every: int = 0

@@ -58,10 +58,11 @@ def train_step(stage: Stage, model: nnx.GraphDef, state: TrainState, frozen, bat
     whole = stage.totals(batch) if stage.totals else None
     parts = stage.accumulate
 
-    def part(stats, batch, key):
-        features = None
-        if stage.frozen is not None:
-            features = jax.lax.stop_gradient(stage.frozen.features(frozen, batch))
+    def features_of(batch):
+        return None if stage.frozen is None else jax.lax.stop_gradient(stage.frozen.features(frozen, batch))
+
+    def part(stats, batch, given, key):
+        features = given if stage.teach_whole else features_of(batch)
 
         def loss(params):
             module = nnx.merge(model, params, state.frozen, stats, copy=True)
@@ -71,23 +72,24 @@ def train_step(stage: Stage, model: nnx.GraphDef, state: TrainState, frozen, bat
         gradient, (stats, logs) = jax.grad(loss, has_aux=True)(state.params)
         return stats, (gradient, logs)
 
+    given = features_of(batch) if stage.teach_whole else None
     if parts == 1:
-        stats, (gradient, logs) = part(state.stats, batch, key)
+        stats, (gradient, logs) = part(state.stats, batch, given, key)
     else:
         # Each part takes every n-th row, so that a batch sharded by rows stays where it is.
         split = lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)  # noqa: E731
-        batches, keys = jax.tree.map(split, batch), jax.random.split(key, parts)
+        each = *jax.tree.map(split, (batch, given)), jax.random.split(key, parts)
 
-        def add(carry, part_and_key):
+        def add(carry, arguments):
             stats, sums = carry
-            stats, values = part(stats, *part_and_key)
+            stats, values = part(stats, *arguments)
             return (stats, jax.tree.map(jnp.add, sums, values)), None
 
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),
-            jax.eval_shape(part, state.stats, jax.tree.map(lambda x: x[0], batches), keys[0])[1],
+            jax.eval_shape(part, state.stats, *jax.tree.map(lambda x: x[0], each))[1],
         )
-        (stats, (gradient, logs)), _ = jax.lax.scan(add, (state.stats, zeros), (batches, keys))
+        (stats, (gradient, logs)), _ = jax.lax.scan(add, (state.stats, zeros), each)
 
     updates, opt_state = stage.optimizer.update(gradient, state.opt_state, state.params)
     logs |= {"grad_norm": optax.tree.norm(gradient), "lr": stage.schedule(state.step)}

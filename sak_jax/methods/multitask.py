@@ -17,13 +17,18 @@ from sak_jax.engine.stage import Evaluation, Frozen, Loss, Part, Stage, Start
 from sak_jax.keys import Key
 from sak_jax.nn import levels
 
-KEYS = {
+PARTS = {
+    "accumulate": Key(1, above=0),  # Parts a batch is split into, one after another.
+    "teach_whole": Key(False, runtime=True),  # With parts: teachers see the whole batch at once, not part by part.
+}
+"""How a stage with teachers takes a batch."""
+
+KEYS = PARTS | {
     "steps": Key(0, at_least=0),
     "lr": Key(2e-5, at_least=0),
     "power": Key(0.9, above=0),  # Of the polynomial decay to zero.
     "weight_decay": Key(1e-6, at_least=0),
     "clip": Key(10.0, at_least=0),  # Global norm of the gradient; 0 is no clipping.
-    "accumulate": Key(1, above=0),  # Parts a batch is split into, one after another.
     "eval_every": Key(0, at_least=0, runtime=True),  # Steps between evaluations; 0 is only at the end.
     "scale_range": Key((0.5, 2.0), above=0, length=2, rising=True),  # Of the random scale augmentation.
 }
@@ -76,6 +81,7 @@ def stage(
         frozen=frozen,
         totals=partial(label_counts, selected) if settings.accumulate > 1 else None,
         accumulate=settings.accumulate,
+        teach_whole=settings.teach_whole,
         eval_every=settings.eval_every,
     )
 

@@ -15,6 +15,7 @@ from sak_jax.engine.step import NOISE, train_step
 from sak_jax.methods.sak import method
 from sak_jax.methods.sak.build import student_config
 from sak_jax.methods.sak.student import Student
+from sak_jax.teachers import committee
 from tests import runs
 
 
@@ -92,6 +93,22 @@ def test_accumulated_parts_give_the_whole_batch(images):
         nnx.to_flat_state(parts.opt_state[0].mu), nnx.to_flat_state(whole.opt_state[0].mu), strict=True
     ):
         np.testing.assert_allclose(mine[...], theirs[...], rtol=1e-3, atol=1e-7, err_msg=str(path))
+
+
+def test_parts_whose_teachers_see_the_whole_batch_at_once(images, monkeypatch):
+    sizes, ours = [], committee.Committee.__call__
+    monkeypatch.setattr(
+        committee.Committee, "__call__", lambda self, images: sizes.append(len(images)) or ours(self, images)
+    )
+    _, parts, logs = one_step("distill", images, **{"distill.accumulate": 4})
+    assert set(sizes) == {2}
+    sizes.clear()
+    _, once, once_logs = one_step("distill", images, **{"distill.accumulate": 4, "distill.teach_whole": True})
+    assert set(sizes) == {8}
+    for name, value in logs.items():
+        np.testing.assert_allclose(once_logs[name], value, rtol=2e-5, err_msg=name)
+    for mine, theirs in zip(jax.tree.leaves(once.opt_state[0].mu), jax.tree.leaves(parts.opt_state[0].mu), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-7)
 
 
 def test_accumulated_parts_of_stage_two_have_the_whole_batchs_loss_and_gradient(labelled):

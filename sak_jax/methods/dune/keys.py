@@ -36,6 +36,7 @@ KEYS = {
         }
     },
     "distill": shared.DISTILL
+    | multitask.PARTS
     | {
         "standardise": Key("batch", choices=shared.STANDARDISE),
         "dropping": Key("lowest_loss", choices=shared.DROPPING),
@@ -47,7 +48,6 @@ KEYS = {
         "clip": Key(1.0, at_least=0),  # Of each layer's tensor by itself; 0 is no clipping.
         "betas": Key((0.9, 0.99), at_least=0, below=1, length=2),
         "eps": Key(1e-15, above=0),
-        "accumulate": Key(1, above=0),  # Parts a batch is split into, one after another.
         "cosine": Key(0.5, at_least=0),  # Weights of the two distances of tokens.
         "smooth_l1": Key(0.5, at_least=0),
         "augment": Key("dune", choices=("dune", "crop")),  # "crop": that of SAK's stage 1, without colours.

@@ -72,6 +72,7 @@ def distill_stage(config: ConfigDict) -> Stage:
         start=lambda previous: start.distillation(config, measure),
         frozen=frozen,
         accumulate=settings.accumulate,
+        teach_whole=settings.teach_whole,
     )
 
 

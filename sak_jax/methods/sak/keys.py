@@ -42,9 +42,9 @@ KEYS = {
         "final_lr": Key(1e-5, at_least=0),
         "weight_decay": Key(0.01, at_least=0),
         "clip": Key(0.0, at_least=0),  # Global norm of the gradient; 0 is no clipping.
-        "accumulate": Key(1, above=0),  # Parts a batch is split into, one after another.
         "loss": Key("cos+l1", choices=("cos+l1", "cos", "l2")),
     }
+    | multitask.PARTS
     | shared.DISTILL,
     "multitask": multitask.KEYS | {"alpha": Key(1.0, at_least=0)},  # Weight of the distillation; 0: no teachers.
 }

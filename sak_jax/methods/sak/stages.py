@@ -57,6 +57,7 @@ def distill_stage(config: ConfigDict, frozen: Frozen) -> Stage:
         start=lambda previous: start.start(config, "distill", previous, measure),
         frozen=frozen,
         accumulate=settings.accumulate,
+        teach_whole=settings.teach_whole,
     )
 
 

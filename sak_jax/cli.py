@@ -105,23 +105,34 @@ def exit_status(main: Callable[[Sequence[str] | None], None]) -> Callable[..., i
             # Under Slurm all processes write into one file, and the first says for all that they were stopped.
             if not isinstance(error, Stopped) or os.environ.get("SLURM_PROCID", "0") == "0":
                 print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2 if isinstance(error, UserError) else 1
+            return _left(2 if isinstance(error, UserError) else 1)
         except KeyboardInterrupt:  # Where nothing has to be saved.
             _close_progress()
             print("error: interrupted; run the same command to go on", file=sys.stderr)
-            return 1
+            return _left(1)
         except BrokenPipeError:  # Whoever read the output has had enough of it.
             _forget_stdout()
             return 1
         except OSError as error:
             if error.filename is not None or error.errno not in _CANNOT_PRINT:
+                _left(1)
                 raise
             _forget_stdout()
             print(f"error: nothing can be printed ({error.strerror}): give the output another place", file=sys.stderr)
-            return 1
+            return _left(1)
+        except Exception:
+            _left(1)
+            raise
         return 0
 
     return run
+
+
+def _left(status: int) -> int:
+    """The status, after it is seen to that other processes of the run cannot keep this one from ending with it."""
+    if hosts := sys.modules.get("sak_jax.engine.hosts"):
+        hosts.leave(status)
+    return status
 
 
 def _close_progress() -> None:

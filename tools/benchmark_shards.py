@@ -113,7 +113,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", default="1000000,10000000,100000000,1000000000", help="comma-separated numbers")
     parser.add_argument("--images_per_shard", type=cli.count, default=10_000)
     parser.add_argument("--output", metavar="FILE.json", help="the figures as JSON too")
+    parser.add_argument("--force", action="store_true", help="replace an output that is there")
     flags = parser.parse_args(argv)
+    output = paths.check_output(flags.output, force=flags.force) if flags.output else None
     try:
         sizes = [int(images) for images in flags.images.split(",")]
     except ValueError:
@@ -133,8 +135,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{row['resume']:10.1f} {row['order']:9.0f} {row['shards']:10.1f} ({row['shards_expected']:.1f}) "
             f"{row['r']:8.3f} ({row['r_grain']:.3f})"
         )
-    if flags.output:
-        paths.write_text(flags.output, json.dumps(rows, indent=2))
+    if output:
+        paths.write_text(output, json.dumps(rows, indent=2))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from sak_jax import recipe
+from sak_jax.engine import timing
 from sak_jax.errors import UserError
 
 RATE_SIZES = {"cpu": 1024}
@@ -45,7 +46,7 @@ def ours(values: dict, name: str, batch: int, without: str = "") -> tuple[Callab
             "compile_seconds": prepared.compile_seconds,
             "gigaflops": prepared.flops / 1e9,
             "program_gibibytes": prepared.program_bytes / 2**30,
-            "peak_gibibytes": work.peak_bytes() / 2**30,
+            "peak_gibibytes": timing.peak_bytes() / 2**30,
             # Simulated devices of a CPU share its processors, whose rate is that of them all.
             "devices": 1 if jax.default_backend() == "cpu" else prepared.devices,
             "matrix_rate": rate,

@@ -1,7 +1,6 @@
 """What is timed: a student's forward pass, inference, its training step alone, and the whole step of each stage."""
 
 import dataclasses
-import resource
 import time
 from collections.abc import Callable
 
@@ -105,12 +104,9 @@ def _of_stage(config, stage: Stage) -> Work:
 
 def needed(config, name: str) -> int:
     """Operations that a step cannot do without: those of one that keeps all it computes."""
-    config = config.copy_and_resolve_references()
-    if "remat" in config.model:
-        config.model.remat = "none"
     stages = methods.get(config.method).stages(config)
     stage = next((stage for stage in stages if stage.name == name), None) or _with_features_given(stages[-1])
-    return states.plan(stage, meshes.make_mesh(config.mesh.data, config.mesh.fsdp)).flops()
+    return states.plan(stage, meshes.make_mesh(config.mesh.data, config.mesh.fsdp)).needed()
 
 
 def _with_features_given(stage: Stage) -> Stage:
@@ -177,11 +173,3 @@ def matrix_rate(dtype: str, size: int) -> float:
         jax.block_until_ready(products(a, b))
         seconds.append(time.perf_counter() - started)
     return times * 2 * size**3 / min(seconds)
-
-
-def peak_bytes() -> int:
-    """The most memory so far: a device's, or on a CPU the process's."""
-    statistics = jax.local_devices()[0].memory_stats()
-    if statistics and "peak_bytes_in_use" in statistics:
-        return statistics["peak_bytes_in_use"]
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

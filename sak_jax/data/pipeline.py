@@ -165,7 +165,7 @@ def train_batches(
         for each, own in zip(sources, seeds, strict=True)
     ]
     samples = shares[0] if len(shares) == 1 else grain.MapDataset.mix(shares)
-    return Batches(samples, share, len(source), threads, workers, prefetch)
+    return Batches(samples, share, sum(map(len, sources)), threads, workers, prefetch)
 
 
 def evaluation_batches(

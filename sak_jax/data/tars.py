@@ -5,6 +5,7 @@ hosts find it, or in ~/.cache/sak_jax/shards if nothing can be written there.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import fnmatch
 import hashlib
@@ -71,7 +72,9 @@ class Shard:
         except tarfile.HeaderError:
             header = None
         if header is None or header.size != size or len(content) != _BLOCK + size:
-            raise UserError(f"{self.path}: has changed since the run began: start it again")
+            raise UserError(
+                f"{self.path}: has changed since it was listed: start again; if that is no help, delete .sak_jax_index there"
+            )
         return f"{self.path}/{header.name}", content[_BLOCK:]
 
     def locate(self, number: int) -> tuple[int, int]:
@@ -231,6 +234,8 @@ def _write(path: str, content: bytes) -> None:
     temporary = f"{path}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
     with open(temporary, "wb") as file:
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # Else a power cut may leave a part of it, which counts as fewer images.
     os.replace(temporary, path)
 
 
@@ -245,11 +250,17 @@ def _size(path: str) -> int | None:
 def _list_folder(folder: str) -> dict[str, tuple[int, str]]:
     """Size and version by name of what lies in a folder; nothing if there is none."""
     if not is_remote(folder):
+        found = {}
         try:
             with os.scandir(folder) as entries:
-                return {entry.name: (entry.stat().st_size, str(entry.stat().st_mtime_ns)) for entry in entries}
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):  # A link to nothing.
+                        found[entry.name] = entry.stat().st_size, str(entry.stat().st_mtime_ns)
         except (FileNotFoundError, NotADirectoryError):
             return {}
+        except OSError as error:
+            raise UserError(f"{folder} cannot be read ({error.strerror})") from error
+        return found
     system, path = fsspec.core.url_to_fs(folder)
     try:
         found = system.ls(path, detail=True, refresh=True)

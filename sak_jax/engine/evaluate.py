@@ -78,7 +78,7 @@ class Evaluator:
         """Adds a batch's sums to `totals`, those of the metrics on the host among them."""
         metrics = self.evaluation.metrics
         for name, prediction in predictions.items():
-            rows = meshes.local_rows(prediction, self.mesh)
+            rows = meshes.local_rows(prediction)
             sums[name] = metrics[name].batch(rows, batch[name], batch["mask"], batch["size"])
         for name, values in jax.device_get(sums).items():
             for part, value in values.items():

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from sak_jax.errors import UserError
+from sak_jax.errors import EndedEarly, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,13 @@ GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 """Variables that say all there is to know of a run's processes; the launchers set them."""
 
 PATIENCE = "SAK_JAX_PATIENCE"
-"""Variable with the seconds that processes wait for each other at the start, 60 by default."""
+"""Variable with the seconds that processes wait for each other at the start.
+
+By default 60, and 300 where JAX finds the others by itself: the hosts of a TPU slice do not start at one time.
+"""
+
+_PARTING = 10.0
+"""Seconds that a process which has failed waits for the others at its end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +99,9 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     processes = found(environment)
     if processes is None:
         return
-    seconds = float(_number(environment, PATIENCE)) if PATIENCE in environment else 60.0
+    seconds = 60.0 if processes.count else 300.0
+    if PATIENCE in environment:
+        seconds = float(_number(environment, PATIENCE))
     began = time.monotonic()
     if processes.count and not processes.index:
         logger.info("waiting for %d processes; to run this one alone, %s", processes.count, processes.alone)
@@ -102,8 +110,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     # JAX's own limit comes later: it would end the process with a trace.
     late = threading.Timer(max(1.0, began + seconds - time.monotonic()), _give_up, (processes, seconds))
     late.daemon = True
-    if processes.count:
-        late.start()
+    late.start()
     jax.config.update("jax_enable_preemption_service", False)  # It would take SIGTERM away from `stop.Stop`.
     try:
         jax.distributed.initialize(
@@ -111,7 +118,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
             num_processes=processes.count,
             process_id=processes.index,
             cluster_detection_method=processes.method,
-            initialization_timeout=int(seconds) + 60 if processes.count else 300,
+            initialization_timeout=int(seconds) + 60,
         )
     except ValueError as error:
         if "coordinator_address" not in str(error):
@@ -120,7 +127,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     except RuntimeError as error:
         if processes.count is None and "before any JAX" in str(error):
             return  # A notebook, say, in which JAX has computed already: this process is alone.
-        raise UserError(_absent(processes, seconds)) from error
+        raise UserError(f"{_absent(processes, seconds)} ({' '.join(str(error).split())[:200]})") from error
     finally:
         late.cancel()
     if jax.process_index():
@@ -163,6 +170,14 @@ def _give_up(processes: Processes, seconds: float) -> None:  # Where JAX itself 
     os._exit(2)
 
 
+def leave(status: int) -> None:
+    """Sees to it that a process that has failed, perhaps alone, ends in time: at its end JAX waits for the others."""
+    if jax.process_count() > 1:
+        late = threading.Timer(_PARTING, os._exit, (status,))
+        late.daemon = True
+        late.start()
+
+
 def gather_texts(text: str) -> list[str]:
     """Each process's text, in their order; all must call it."""
     if jax.process_count() == 1:
@@ -176,23 +191,24 @@ def gather_texts(text: str) -> list[str]:
 
 
 def together(function: Callable[[], Value]) -> Value:
-    """Calls a function on every process; where it fails for one with a UserError, it does for all.
+    """Calls a function on every process; where it fails for one with a UserError or EndedEarly, it does for all.
 
     Raises:
-      UserError: of the first process for which it failed.
+      UserError, EndedEarly: of the first process for which it failed.
     """
     if jax.process_count() == 1:
         return function()
     value, problem = None, ""
     try:
         value = function()
-    except UserError as error:
-        problem = str(error)
+    except (UserError, EndedEarly) as error:
+        problem = f"{'U' if isinstance(error, UserError) else 'E'}{error}"
     problems = gather_texts(problem)
     failed = [index for index, text in enumerate(problems) if text]
     if failed:
         where = "" if len(failed) == len(problems) else f"process {failed[0]}: "
-        raise UserError(f"{where}{problems[failed[0]]}")
+        kind, text = problems[failed[0]][0], problems[failed[0]][1:]
+        raise (UserError if kind == "U" else EndedEarly)(f"{where}{text}")
     return value
 
 

@@ -24,13 +24,16 @@ from sak_jax.engine.logs import Log
 from sak_jax.engine.saving import Checkpoints
 from sak_jax.engine.stage import Batches, Evaluation, Stage
 from sak_jax.engine.stop import ADVICE, Stop
-from sak_jax.engine.timing import Clock, Profile, line
+from sak_jax.engine.timing import Clock, Profile, line, speed
 from sak_jax.errors import NonFiniteLossError, Stopped, UserError
 
 logger = logging.getLogger(__name__)
 
 TOLD_EVERY = 30.0
 """Seconds between lines that tell how a stage gets on where there is no terminal."""
+
+ASK_EVERY = 5.0
+"""Seconds after which processes ask each other whether one of them is to stop, or ten steps where these are fewer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,12 +159,13 @@ def _train_stage(
         first, pending, scores = int(state.step), None, None
         began = time.monotonic() - seconds
         scored, writers = evaluator is not None, settings.loggers
-        log = held(_opened(settings.workdir, stage.name, first, scored=scored, writers=writers, config=settings.config))
+        options = {"scored": scored, "writers": writers, "config": settings.config}
+        log = held(hosts.together(lambda: _opened(settings.workdir, stage.name, first, **options)))
         hidden = None if meshes.is_main() else True  # None: unless it is a terminal.
         progress = held(tqdm(total=stage.steps, initial=first, desc=stage.name, unit="step", disable=hidden))
-        train_step = plan.jitted()
+        train_step, asking = plan.jitted(), Asking(stop, ahead, first)
         known = mesh.devices.flat[0].device_kind in flops.PEAKS
-        clock = Clock(next(iter(plan.batch.values())).shape[0], plan.flops() if known else None)
+        clock = Clock(next(iter(plan.batch.values())).shape[0], plan.needed() if known else None)
         watch = Watch(stage, settings, log, progress, clock)
         profile = held(Profile(settings.workdir / "profile" / stage.name, settings.profile))
 
@@ -191,7 +195,7 @@ def _train_stage(
                 progress.update()
 
                 due = step == stage.steps or evaluates(step) or step % settings.checkpoint_every == 0
-                stopping = _stopping(stop, ahead, due or step % min(settings.log_every, 10) == 0)
+                stopping = asking.stopping(step, due)
                 if not (stopping or due):
                     continue
                 watch.report(pending)
@@ -219,21 +223,43 @@ def _opened(workdir: epath.Path, *arguments: Any, **options: Any) -> Log:
         ) from error
 
 
-def _stopping(stop: Stop, ahead: Ahead, ask: bool) -> bool:
-    """Whether to stop after this step.
+@dataclasses.dataclass
+class Asking:
+    """When processes ask each other whether to stop: now and then, as each time costs a wait for the others.
 
-    Several processes stop together, and fail together where one has no more batches. They `ask` each other now and
-    then, as each time costs a wait for the others.
-
-    Raises:
-      UserError: a process has no more batches.
+    Attributes:
+      stop, ahead: what one of them may have: a signal, or no more batches.
+      step, time: of the last time.
+      until: steps until the next, the same for all of them.
     """
-    if jax.process_count() == 1:
-        return stop.requested
-    if not ask or not meshes.any_process(stop.requested or ahead.problem is not None):
-        return False
-    ahead.check()
-    return True
+
+    stop: Stop
+    ahead: Ahead
+    step: int
+    time: float = dataclasses.field(default_factory=time.monotonic)
+    until: int = 1
+
+    def stopping(self, step: int, due: bool) -> bool:
+        """Whether to stop after this step; several processes stop together, and fail together.
+
+        Args:
+          step: the one that was made, the same for all processes.
+          due: something else makes processes wait for each other at this step.
+
+        Raises:
+          UserError: a process has no more batches.
+        """
+        if jax.process_count() == 1:
+            return self.stop.requested
+        if not due and step < self.step + self.until:
+            return False
+        now, problem = time.monotonic(), self.stop.requested or self.ahead.problem is not None
+        problem, seconds = meshes.largest(problem, (now - self.time) / max(1, step - self.step))
+        # Soon enough after a signal, whose sender does not wait for ever.
+        self.step, self.time, self.until = step, now, max(1, min(10, int(ASK_EVERY / max(seconds, 1e-3))))
+        if problem:
+            self.ahead.check()
+        return bool(problem)
 
 
 @dataclasses.dataclass
@@ -275,9 +301,7 @@ class Watch:
         if not timing:
             return
         self.log.write_timing(step, timing)
-        self.progress.set_postfix(
-            loss=f"{values['total']:.3f}", images=f"{timing['images_per_second']:.3g}/s", refresh=False
-        )
+        self.progress.set_postfix_str(f"loss={values['total']:.3f}, {speed(timing)}", refresh=False)
         if self.progress.disable and time.monotonic() - self.told > TOLD_EVERY:
             self.told = time.monotonic()
             where = f"{self.stage.name} {step}/{self.stage.steps}"

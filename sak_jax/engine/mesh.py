@@ -80,7 +80,7 @@ def shardings(abstract, mesh: Mesh, table: Mapping[str, tuple] | None = None):
     Raises:
       UserError: a row of the table does not fit an array that it matches.
     """
-    rows = [(re.compile(pattern), tuple(axes)) for pattern, axes in (table or {}).items()]
+    rows = [_row(pattern, axes) for pattern, axes in (table or {}).items()]
 
     def place(path, leaf):
         name = path_name(path)
@@ -126,11 +126,25 @@ def _longest(leaf, size: int) -> PartitionSpec:
     return PartitionSpec()
 
 
+def _row(pattern: str, axes) -> tuple[re.Pattern, tuple]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"config.mesh.placement: {pattern!r} is no regular expression ({error})") from error
+    named = [axis for axis in axes if axis is not None] if isinstance(axes, (list, tuple)) else [axes]
+    if not isinstance(axes, (list, tuple)) or len(set(map(str, named))) < len(named):
+        raise UserError(
+            f"config.mesh.placement: {pattern!r} has {axes!r}; give a list with an axis of the mesh, once each, or None for "
+            "every axis of the array"
+        )
+    return compiled, tuple(axes)
+
+
 def _spec(name: str, leaf, axes: tuple, mesh: Mesh) -> PartitionSpec:
     if len(axes) > leaf.ndim:
         raise UserError(f"config.mesh.placement: {name} has {leaf.ndim} axes, and {axes} places {len(axes)}")
     for length, axis in zip(leaf.shape, axes, strict=False):
-        if axis is not None and axis not in mesh.shape:
+        if axis is not None and (not isinstance(axis, str) or axis not in mesh.shape):
             raise UserError(f"config.mesh.placement: {axis!r} is no axis of the mesh, it has {', '.join(mesh.shape)}")
         if axis is not None and length % mesh.shape[axis]:
             raise UserError(f"config.mesh.placement: {axis} = {mesh.shape[axis]} does not divide {length} of {name}")
@@ -167,11 +181,17 @@ def gather(tree):
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
+def largest(*values: float) -> list[float]:
+    """The largest of all processes, one for each value; all must call it."""
+    if jax.process_count() == 1:
+        return list(values)
+    rows = multihost_utils.process_allgather(np.array(values, np.float32))
+    return np.max(np.reshape(rows, (-1, len(values))), axis=0).tolist()
+
+
 def any_process(value: bool) -> bool:
     """Whether it is true of any process; all must call it."""
-    if jax.process_count() == 1:
-        return value
-    return bool(np.any(multihost_utils.process_allgather(np.array(value))))
+    return bool(largest(value)[0])
 
 
 def sum_over_processes(value: np.ndarray) -> np.ndarray:
@@ -183,6 +203,10 @@ def sum_over_processes(value: np.ndarray) -> np.ndarray:
     return np.asarray(halves).view(np.float64).sum(axis=0)
 
 
-def local_rows(array: jax.Array, mesh: Mesh) -> np.ndarray:
-    """This process's rows of an array that lies as `batch_sharding` says, in the order in which they were put there."""
-    return np.asarray(multihost_utils.global_array_to_host_local_array(array, mesh, batch_sharding(mesh).spec))
+def local_rows(array: jax.Array) -> np.ndarray:
+    """This process's rows of an array that lies as `batch_sharding` says, in the order in which they were put there.
+
+    They need not be neighbours: a host's chips are no block of the mesh where that is one long row of a slice.
+    """
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])

@@ -15,7 +15,7 @@ from sak_jax.engine import mesh as meshes
 from sak_jax.engine.stage import Stage, Start, Weights
 from sak_jax.engine.step import TrainState, train_step
 from sak_jax.errors import UserError
-from sak_jax.nn import placement
+from sak_jax.nn import placement, remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Plan:
         step = partial(train_step, self.stage, self.model)
         with placement.compiling_for("any"):  # The plain form of attention: nobody sees into a kernel.
             return flops.count(step, self.state, self.frozen, self.batch)
+
+    def needed(self) -> int:
+        """The same without what is computed again to save memory."""
+        with remat.keeping_all():
+            return self.flops()
 
 
 def plan(stage: Stage, mesh: Mesh, table: Mapping[str, tuple] | None = None) -> Plan:

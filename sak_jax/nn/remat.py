@@ -1,6 +1,8 @@
 """What a training step keeps for its backward pass, and what it computes again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
@@ -14,8 +16,20 @@ activations and sums."""
 
 POLICIES = ("none", "named", "dots", "blocks", "full")
 
+_all_kept: ContextVar[bool] = ContextVar("all_kept", default=False)
+
 keep = checkpoint_name
 """`keep(x, name)`: `x`, which the policy `named` keeps for the backward pass."""
+
+
+@contextmanager
+def keeping_all() -> Iterator[None]:
+    """Within it what is traced computes nothing again, whatever the policy: to count the arithmetic that is needed."""
+    token = _all_kept.set(True)
+    try:
+        yield
+    finally:
+        _all_kept.reset(token)
 
 
 def policy(value: str | bool) -> str:
@@ -42,7 +56,7 @@ def checkpoint(function: Callable, name: str | bool, *, block: bool = True, scan
         the first.
     """
     name = policy(name)
-    if name == "none" or (name == "blocks" and not block):
+    if name == "none" or (name == "blocks" and not block) or _all_kept.get():
         return function
     policies = jax.checkpoint_policies
     kept = {

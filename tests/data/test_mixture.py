@@ -36,7 +36,9 @@ def take(batches, count):
 
 
 def test_groups_have_equal_shares_of_every_batch_and_images_know_theirs():
-    batches = take(pipeline.train_batches(mixture.sources(SETS, GROUPS), number, 6, seed=0), 20)
+    batches = pipeline.train_batches(mixture.sources(SETS, GROUPS), number, 6, seed=0)
+    assert batches.images == 30
+    batches = take(batches, 20)
     for batch in batches:
         assert batch["group"].dtype == np.int32 and np.bincount(batch["group"]).tolist() == [2, 2, 2]
         np.testing.assert_array_equal(batch["group"], group_of(batch["number"]))

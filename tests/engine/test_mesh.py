@@ -117,3 +117,18 @@ def test_a_sharded_state_stays_where_it_is():
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     done = subprocess.run(command, cwd=runs.ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("pattern", "axes", "word"),
+    [
+        ("stem/(", ["fsdp"], "no regular expression"), ("w", "fsdp", "give a list"), ("w", 3, "give a list"),
+        ("w", None, "give a list"), ("w", ["fsdp", "fsdp"], "once each"), ("w", [["data", "fsdp"], None], "no axis"),
+        ("w", ["tensor"], "no axis of the mesh"), ("w", ["fsdp", None, None], "has 2 axes"),
+    ],
+)  # fmt: skip
+def test_places_that_cannot_be_are_named(pattern, axes, word):
+    mesh = AbstractMesh((2, 4), ("data", "fsdp"))
+    with pytest.raises(UserError, match=f"config.mesh.placement: .*{word}") as caught:
+        meshes.shardings({"w": jax.ShapeDtypeStruct((8, 16), jnp.float32)}, mesh, {pattern: axes})
+    assert "\n" not in str(caught.value)

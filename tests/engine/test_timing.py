@@ -27,7 +27,9 @@ def test_laps_leave_out_what_is_not_training(monkeypatch):
     values = clock.lap(5, 100)
     assert values["step_seconds"] == pytest.approx(2.0) and values["images_per_second"] == pytest.approx(4.0)
     assert values["data_seconds"] == pytest.approx(0.5) and values["remaining_seconds"] == pytest.approx(190)
-    assert timing.line(values) == "4 images/s, 2 s a step (data 25 %), 3 min to go"
+    assert 0.01 < values["memory_gigabytes"] < 1000
+    values["memory_gigabytes"] = 1.25
+    assert timing.line(values) == "4 images/s, 2 s a step (data 25 %), 1.25 GB, 3 min to go"
     assert timing.line(values | {"remaining_seconds": 7500.0}).endswith("2 h 05 min to go")
     expected = {"compiling": 50, "data": 2, "saving": 3, "evaluating": 20, "training": 6}
     assert clock.spent == pytest.approx(expected)

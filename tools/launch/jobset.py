@@ -24,7 +24,9 @@ COORDINATOR_PORT = 8476
 
 def manifest(options, command: Sequence[str]) -> dict:
     """The JobSet (jobset.x-k8s.io/v1alpha2) of a training command."""
-    env = [{"name": name, "value": value} for name, value in training.environment(options.env).items()]
+    # Pods start at different times, images are to be fetched.
+    given = {"SAK_JAX_PATIENCE": "900"} | training.environment(options.env)
+    env = [{"name": name, "value": value} for name, value in given.items()]
     selector = {}
     if options.topology:  # GKE tells the pods which of a slice they are, and JAX asks for it.
         piece = slices.parse(options.topology)
@@ -41,23 +43,26 @@ def manifest(options, command: Sequence[str]) -> dict:
             {"name": "JAX_COORDINATOR_ADDRESS", "value": f"{options.name}-train-0-0.{options.name}:{COORDINATOR_PORT}"},
             {"name": "JAX_NUM_PROCESSES", "value": str(hosts)},
             {"name": "JAX_PROCESS_ID", "valueFrom": index},
-            {"name": "SAK_JAX_PATIENCE", "value": "900"},  # Pods start at different times, images are to be fetched.
         ]
-    container: dict[str, object] = {
+    container: dict = {
         "name": "train",
         "image": options.image,
         "command": command[:3],
         "args": command[3:],
         "resources": {"requests": devices, "limits": devices},
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],  # Data workers hand batches over in it.
+        "env": env,
     }
-    if env:
-        container["env"] = env
+    volumes: list[dict] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
+    if options.volume:
+        claim, _, path = options.volume.partition(":")
+        container["volumeMounts"].append({"name": "shared", "mountPath": path})
+        volumes.append({"name": "shared", "persistentVolumeClaim": {"claimName": claim}})
     pod = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": options.grace,
         "containers": [container],
-        "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
+        "volumes": volumes,
     }
     if options.spot:
         selector["cloud.google.com/gke-spot"] = "true"
@@ -111,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--namespace")
     parser.add_argument("--service_account", help="Kubernetes service account that may read and write the bucket")
     parser.add_argument("--priority_class")
+    parser.add_argument("--volume", metavar="CLAIM:PATH", help="a volume that all pods share, and its place")
     parser.add_argument("--spot", action="store_true", help="on GKE's spot nodes")
     parser.add_argument("--restarts", type=cli.natural, default=100)
     parser.add_argument("--grace", type=cli.count, default=60, help="seconds to save in when a pod is evicted")
@@ -118,7 +124,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dry_run", action="store_true", help="print the manifest")
     options = parser.parse_args(own)
     training.check_name(options.name)
-    training.check(flags, ("gs://", "/"))
+    claim, _, path = (options.volume or "").partition(":")
+    if options.volume and not (claim and path.startswith("/")):
+        parser.error(f"--volume={options.volume} must be CLAIM:/PATH")
+    # A folder of the container's own would be lost with it.
+    training.check(flags, ("gs://", f"{path.rstrip('/')}/") if options.volume else ("gs://",))
     if bool(options.topology) == bool(options.nodes):
         parser.error("give either --topology, for a TPU slice, or --nodes, for nodes with GPUs")
     text = training.to_yaml(manifest(options, [*training.MODULE, *flags]))

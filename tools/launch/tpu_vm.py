@@ -41,8 +41,12 @@ INSTALL = (
     ".local/bin/uv pip install -q --python venv/bin/python './sak_jax[tpu,gcs]'"
 )
 STATUS = f"{RUNNING} && echo running || {{ sleep 1; cat train.status 2> /dev/null || echo none; }}"
+STOPPED = "1"
+"""The status of training that was asked to stop, and saved."""
 POLL = 30
 """Seconds between questions about the state."""
+NOTICE = 120
+"""Seconds after which a spot slice that was told that it will be taken away is gone."""
 
 
 class Tpu:
@@ -125,13 +129,20 @@ class Tpu:
                 return 0
             unreachable, status, _ = self._programs.ask(*self._remote(STATUS, "0"))
             if not unreachable and status.isdecimal():
-                return int(status)
+                return None if status == STOPPED and self.taken_away() else int(status)
             if not unreachable and status == "none":
                 raise EndedEarly(f"no training was started on {self._options.name}, or its machine was restarted")
             if self.state() in GONE:
                 return None
             lines = "20"  # The connection was lost: some lines come twice rather than not at all.
             time.sleep(POLL)
+
+    def taken_away(self) -> bool:
+        """Whether the slice goes soon after training has stopped: it was told so, and saved in time."""
+        until = time.monotonic() + NOTICE if self._options.spot else 0.0
+        while (gone := self.state() in GONE) is False and time.monotonic() < until:
+            time.sleep(POLL)
+        return gone
 
     def stop(self) -> None:
         """Asks training to save and stop, on all machines."""

@@ -1,6 +1,5 @@
 """Statistics of teacher features as part of a student: running ones like a batch norm's, moved by the loss."""
 
-import itertools
 import logging
 from collections.abc import Mapping
 
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 
 from sak_jax import recipe
 from sak_jax.data import pipeline
+from sak_jax.engine import hosts
 from sak_jax.engine import mesh as meshes
 from sak_jax.engine.stage import Frozen, Weights
 from sak_jax.methods.distillation import statistics
@@ -74,8 +74,8 @@ def measured(config: ConfigDict, frozen: Frozen, batches: pipeline.Batches, tree
     compute = meshes.computing_on(mesh, lambda arrays, batch: tree(frozen.features(arrays, batch)))
     features = jax.jit(compute, out_shardings=rows)
     try:
-        given = (features(arrays, meshes.put_batch(batch, mesh)) for batch in itertools.islice(batches, count))
-        found = statistics.measure(kind, given)
+        taken = (hosts.together(lambda: next(batches)) for _ in range(count))
+        found = statistics.measure(kind, (features(arrays, meshes.put_batch(batch, mesh)) for batch in taken))
     finally:
         batches.close()
     return {

@@ -126,7 +126,7 @@ def test_shards_are_listed_once_and_again_when_they_changed(tmp_path, monkeypatc
     write_shard(root / "train-0002.tar", samples(5, 2))
     assert len(Shards(root, "train")) == 7 and read[2:] == ["train-0002.tar"]
     write_shard(root / "train-0000.tar", samples(10, 1))
-    with pytest.raises(UserError, match=r"train-0000\.tar: has changed since the run began"):
+    with pytest.raises(UserError, match=r"train-0000\.tar: has changed since it was listed"):
         contents(first)
     assert len(Shards(root, "train")) == 6 and read[3:] == ["train-0000.tar"]
 
@@ -372,3 +372,16 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(UserError, match="local or gs://, not s3://"):
         Shards("s3://bucket/x", "train")
     assert os.listdir(tmp_path / "text" / ".sak_jax_index")
+
+
+def test_a_link_to_nothing_hides_no_shard_and_a_closed_folder_is_named(tmp_path, monkeypatch):
+    root = write_shards(tmp_path / "data")
+    (root / "notes.txt").symlink_to(tmp_path / "nowhere")
+    assert len(Shards(root, "train")) == 8
+
+    def closed(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(UserError, match=r"data cannot be read \(Permission denied\)"):
+        Shards(root, "train")

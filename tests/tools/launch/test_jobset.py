@@ -36,7 +36,21 @@ def test_a_tpu_slice_has_a_pod_a_host(capsys):
     (container,) = pod["containers"]
     assert container["resources"] == {"requests": {"google.com/tpu": 4}, "limits": {"google.com/tpu": 4}}
     assert container["command"] == ["python", "-m", "sak_jax.main"] and container["args"] == TRAIN[1:]
-    assert "env" not in container and "tolerations" not in pod
+    assert container["env"] == [{"name": "SAK_JAX_PATIENCE", "value": "900"}] and "tolerations" not in pod
+
+
+def test_a_workdir_outside_a_bucket_wants_a_volume(capsys):
+    train = ["--", "--config=configs/imagenet.py", "--workdir=/shared/runs/imagenet"]
+    base = ["sak", "--image=registry/sak:1", "--topology=v5e:4x4", "--dry_run"]
+    assert jobset.main([*base, *train]) == 2
+    assert "all hosts must see it" in capsys.readouterr().err
+    assert jobset.main([*base, "--volume=claim:/other", *train]) == 2
+    assert jobset.main([*base, "--volume=claim", *train]) == 2
+    capsys.readouterr()
+    assert jobset.main([*base, "--volume=claim:/shared", *train]) == 0
+    pod = job(yaml.safe_load(capsys.readouterr().out))["template"]["spec"]
+    assert {"name": "shared", "persistentVolumeClaim": {"claimName": "claim"}} in pod["volumes"]
+    assert {"name": "shared", "mountPath": "/shared"} in pod["containers"][0]["volumeMounts"]
 
 
 def test_nodes_with_gpus_are_told_who_they_are(capsys):

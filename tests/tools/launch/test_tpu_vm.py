@@ -124,6 +124,22 @@ def test_a_preempted_slice_is_made_again(cloud, capfd):
     assert deleted[2:] == ["queued-resources", "delete", "sak", "--force", "--quiet", "--zone=us-west4-a"]
 
 
+def test_a_slice_whose_training_saved_before_it_was_taken_is_made_again(cloud, capfd, monkeypatch):
+    monkeypatch.setattr(tpu_vm, "NOTICE", 30)
+    taken = "(sleep 2; printf PREEMPTED > $CLOUD/state) > /dev/null 2>&1 &"
+    folder = cloud(f"[ -e $CLOUD/again ] && exit 0\ntouch $CLOUD/again\n{taken}\nexit 1", "READY READY")
+    assert tpu_vm.main(["train", *BASE, "--topology=v5e:4x4", "--spot", *TRAIN]) == 0
+    assert "the slice is gone; it is made again" in capfd.readouterr().out
+    assert verbs(folder).count("create") == 2
+
+
+def test_training_that_ends_on_a_slice_that_stays_is_told(cloud, capfd, monkeypatch):
+    monkeypatch.setattr(tpu_vm, "NOTICE", 1)
+    folder = cloud("exit 1")
+    assert tpu_vm.main(["train", *BASE, "--topology=v5e:4x4", "--spot", *TRAIN]) == 1
+    assert "training ended with status 1" in capfd.readouterr().err and verbs(folder).count("create") == 1
+
+
 def test_a_slice_that_does_not_come_is_told(cloud, capfd):
     cloud("", "FAILED")
     assert tpu_vm.main(["create", *BASE, "--topology=v6e:2x4", "--queued"]) == 1

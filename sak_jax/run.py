@@ -24,6 +24,7 @@ from sak_jax.engine.evaluate import Evaluator
 from sak_jax.engine.lock import locked
 from sak_jax.engine.stop import Stop
 from sak_jax.errors import UserError
+from sak_jax.report import record
 from sak_jax.report.table import table
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,9 @@ def run(config: ConfigDict, workdir: epath.Path, options: Options, stop: Stop, s
         resources.callback(trained.evaluator.close)
         scores = trained.scores or trained.evaluator(trained.model, stop)
         steps = sum(stage.steps for stage in stages[:-1]) + trained.step
-        report(config, workdir, options, trained, scores, steps, started, committee(config, stages, mesh))
+        found = report(config, workdir, options, trained, scores, steps, started, committee(config, stages, mesh))
+        if found is not None:
+            show(config, workdir, stages[-1].name, trained.step, found)
 
 
 def settings(config: ConfigDict, workdir: epath.Path, mesh: jax.sharding.Mesh, stop: Stop) -> loop.Settings:
@@ -137,8 +140,9 @@ def restore(
     Raises:
       UserError: there is none, or it is another student than the recipe's.
     """
-    folder = checkpoints.find(workdir, best=best)
-    saved, stage, arrays = checkpoints.load(folder)
+    folder = hosts.together(lambda: checkpoints.find(workdir, best=best))
+    preflight.shared(workdir)
+    saved, stage, arrays = hosts.together(lambda: checkpoints.load(folder))
     theirs = recipe.from_dict(saved)
     if theirs.method != config.method:
         raise UserError(f"{folder} was made by the method {theirs.method}, and config.method is {config.method}")
@@ -154,8 +158,10 @@ def restore(
     graph, state = nnx.split(nnx.eval_shape(lambda: method.student(config, stage, nnx.Rngs(0))))
     nnx.replace_by_pure_dict(state, arrays)
     state = meshes.put(state, meshes.shardings(state, mesh, recipe.ordered(config.mesh.placement)))
-    found = next((each.evaluation for each in stages if each.name == stage), None)
-    evaluator = None if found is None else Evaluator(found(), graph, mesh)
+    opened = next((each.evaluation for each in stages if each.name == stage), None)
+    evaluation = opened and hosts.together(opened)
+    hosts.agree({f"images that score {stage}": evaluation and evaluation.images})
+    evaluator = None if evaluation is None else Evaluator(evaluation, graph, mesh)
     return loop.Trained(graph, state, int(folder.name), 0.0, evaluator)
 
 
@@ -196,8 +202,8 @@ def report(
     steps: int,
     started: float,
     teachers: Callable | None,
-) -> None:
-    """Prints the table of scores, then writes the results and the report."""
+) -> record.Run | None:
+    """Prints the table of scores, then writes the results and the report; its record where it was written here."""
     selected = tasks.select(recipe.ordered(config.tasks))
     baselines, published = recipe.ordered(config.baselines), recipe.ordered(config.published)
     delta = tasks.relative(selected, scores, baselines)
@@ -216,7 +222,7 @@ def report(
         logger.warning("THE TEACHERS WERE RANDOM: these scores say nothing about the method")
     model = meshes.gather(trained.model)
     if not meshes.is_main():
-        return
+        return None
     better = {key: tasks.higher_is_better(key.rpartition("/")[-1]) for key in scores}
     print(table(scores, baselines, delta, published, better))
     training = options.mode == "train"
@@ -225,13 +231,16 @@ def report(
             workdir / ("results.json" if training else "evaluation.json"), json.dumps(results, indent=2) + "\n"
         )
         if training:
-            write_report(config, workdir, trained, nnx.merge(trained.graph, model), selected, better, teachers)
+            student = nnx.merge(trained.graph, model)
+            found = write_report(config, workdir, trained, student, selected, better, teachers)
             print(f"report: {workdir / 'report' / 'index.html'}")
+            return found
     except OSError as error:
         raise UserError(
             f"the results cannot be written into {workdir} ({paths.reason(error, workdir)}); they are above, and the "
             "same command writes them once it can"
         ) from error
+    return None
 
 
 def write_report(
@@ -242,9 +251,9 @@ def write_report(
     selected: tuple[tasks.Task, ...],
     better: Mapping[str, bool],
     teachers: Callable | None,
-) -> None:
+) -> record.Run:
     """Writes `report/index.html`, `report/predictions.png` and what `tools/report.py` needs to write them again."""
-    from sak_jax.report import figures, gather, page, record
+    from sak_jax.report import figures, gather, page
 
     evaluation = trained.evaluator.evaluation
     count = min(32, evaluation.images)
@@ -263,3 +272,20 @@ def write_report(
     record.save(workdir, found)
     paths.write_bytes(workdir / "report" / "predictions.png", record.png(figures.montage(found.pictures[:4])))
     page.write(workdir / "report" / "index.html", [record.collect(workdir)])
+    return found
+
+
+def show(config: ConfigDict, workdir: epath.Path, stage: str, step: int, found: record.Run) -> None:
+    """Sends pictures of predictions and the mean routing weights to the run's loggers.
+
+    They are of the step after the last one, from which on a run that is resumed, or evaluated again, takes back what it
+    wrote before; a service would refuse a step that it has.
+    """
+    from sak_jax.report import gather
+
+    weights, pictures = gather.logged(found)
+    for name in config.loggers:
+        with contextlib.closing(loggers.WRITERS[name](workdir, stage, step, recipe.plain(config))) as writer:
+            writer.write(step + 1, "routing", weights)
+            for split, some in pictures.items():
+                writer.show(step + 1, split, some)

@@ -72,9 +72,8 @@ class Shard:
         except tarfile.HeaderError:
             header = None
         if header is None or header.size != size or len(content) != _BLOCK + size:
-            raise UserError(
-                f"{self.path}: has changed since it was listed: start again; if that is no help, delete .sak_jax_index there"
-            )
+            remedy = "start again; if that is no help, delete .sak_jax_index beside it"
+            raise UserError(f"{self.path}: has changed since it was listed: {remedy}")
         return f"{self.path}/{header.name}", content[_BLOCK:]
 
     def locate(self, number: int) -> tuple[int, int]:

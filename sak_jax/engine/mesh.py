@@ -134,8 +134,8 @@ def _row(pattern: str, axes) -> tuple[re.Pattern, tuple]:
     named = [axis for axis in axes if axis is not None] if isinstance(axes, (list, tuple)) else [axes]
     if not isinstance(axes, (list, tuple)) or len(set(map(str, named))) < len(named):
         raise UserError(
-            f"config.mesh.placement: {pattern!r} has {axes!r}; give a list with an axis of the mesh, once each, or None for "
-            "every axis of the array"
+            f"config.mesh.placement: {pattern!r} has {axes!r}; give a list, an axis of the mesh (once each) or None "
+            "for every axis of the array"
         )
     return compiled, tuple(axes)
 

@@ -54,6 +54,16 @@ def _version(package: str) -> str:
         return "missing"
 
 
+def _leave(file: epath.Path, token: str) -> None:
+    if not meshes.is_main():
+        return
+    try:
+        paths.write_text(file, token)
+    except OSError as error:
+        reason = paths.reason(error, file)
+        raise UserError(f"--workdir={file.parent} cannot be written ({reason}): give another --workdir") from error
+
+
 def shared(workdir: epath.Path) -> None:
     """Makes sure that all processes see what process 0 writes into the workdir.
 
@@ -64,9 +74,7 @@ def shared(workdir: epath.Path) -> None:
         return
     token = hosts.gather_texts(secrets.token_hex(8))[0]
     file = workdir / f".seen_{token}"
-    if meshes.is_main():
-        paths.write_text(file, token)
-    hosts.gather_texts("written")
+    hosts.together(lambda: _leave(file, token))
     seen = hosts.gather_texts("seen" if file.exists() else "")
     if meshes.is_main():
         file.unlink()

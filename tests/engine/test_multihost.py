@@ -109,6 +109,33 @@ def test_two_processes_are_one_run_stop_together_and_go_on_after_one_was_killed(
     assert (together / "report/index.html").exists()
 
 
+def test_hosts_with_other_validation_images_do_not_evaluate(tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from tests.recipes import tiny\n"
+        "def get_config(text=''):\n"
+        "    config = tiny.get_config('method=multitask')\n"
+        "    config.data = {'name': 'nyud', 'root': 'nyud'}\n"
+        "    config.tasks.semseg.channels = 40\n"
+        "    config.multitask.steps = 1\n"
+        "    return config\n"
+    )
+    for name, images in (("a", 8), ("b", 9)):
+        layouts.write_nyud(tmp_path / name / "nyud", 8, images, size=(24, 32))
+    path = {"PYTHONPATH": str(runs.ROOT)}
+    command = [sys.executable, "-m", "sak_jax.main", f"--config={recipe}", f"--workdir={tmp_path / 'run'}"]
+    trained = subprocess.run(command, cwd=tmp_path / "a", env=os.environ | path, capture_output=True, text=True)
+    assert trained.returncode == 0, trained.stderr
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [
+        subprocess.Popen([*command, "--mode=evaluate"], cwd=tmp_path / name, env=env | path, **options)
+        for name, env in zip("ab", runs.environments(), strict=True)
+    ]
+    for _, stderr in runs.ended(processes, 2):
+        assert "images that score multitask is 8 for process 0 and 9 for process 1" in stderr
+        assert "Traceback" not in stderr and stderr.count("error: ") == 1
+
+
 def numbers_in_order(length, count):
     """The numbers of the first samples that training sees, of a set of so many."""
     batches = pipeline.train_batches(range(length), lambda number, rng: {"number": np.array(number)}, 1, seed=0)

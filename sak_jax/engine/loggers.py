@@ -1,4 +1,4 @@
-"""Writers of a run's scalars: TensorBoard's files, and services whose packages are extras.
+"""Writers of a run's scalars and pictures: TensorBoard's files, and services whose packages are extras.
 
 Each takes `(workdir, stage, resume_at, config)`. Runs of a service are one a stage, of the project `sak_jax`, named
 `WORKDIR/STAGE`; a run that is resumed goes on there.
@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
+import numpy as np
 from etils import epath
+from jaxtyping import UInt8
 
 from sak_jax import paths
 from sak_jax.errors import UserError
@@ -24,19 +26,25 @@ logger = logging.getLogger(__name__)
 PROJECT = "sak_jax"
 _FLUSH_SECONDS = 30.0
 
+Pictures = Mapping[str, UInt8[np.ndarray, "h w 3"]]
+"""By name; each of its own size."""
+
 
 class Writer(Protocol):
-    """Something that takes a run's scalars: TensorBoard, a service, a list in a test."""
+    """Something that takes a run's scalars and pictures: TensorBoard, a service, a list in a test."""
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Scalars of a step."""
+
+    def show(self, step: int, split: str, pictures: Pictures) -> None:
+        """Pictures of a step."""
 
     def close(self) -> None:
         """Writes out what is buffered."""
 
 
 class TensorBoard:
-    """Scalars as TensorBoard's event files, in `events/STAGE` of the workdir; a full disk ends them, not the run.
+    """Scalars and pictures as event files, in `events/STAGE` of the workdir; a full disk ends them, not the run.
 
     They are written in this thread: that of `SummaryWriter` would die of a full disk, and the run wait for it.
     """
@@ -45,24 +53,33 @@ class TensorBoard:
         from tensorboardX import event_file_writer, summary  # Slow to import.
         from tensorboardX.proto import event_pb2
 
-        self._event, self._scalar = event_pb2.Event, summary.scalar
+        self._event, self._summary = event_pb2.Event, summary
         folder = workdir / "events" / stage
         self._writer, self._flushed = None, time.monotonic()
         with self._unless_it_fails(folder):
             if not paths.is_remote(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            self._writer = event_file_writer.EventsWriter(str(folder / "events"))
+            # Files are named by the second, and one of the same name would be replaced.
+            suffix = f".{time.time_ns() % 10**9:09d}"
+            self._writer = event_file_writer.EventsWriter(str(folder / "events"), suffix)
             # It says that what comes later in files before was written by a run that was killed.
             again = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=resume_at + 1, session_log=again))
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Scalars of a step."""
+        self._write(step, (self._summary.scalar(f"{split}/{name}", value) for name, value in values.items()))
+
+    def show(self, step: int, split: str, pictures: Pictures) -> None:
+        """Pictures of a step."""
+        images = (self._summary.image(f"{split}/{name}", one, dataformats="HWC") for name, one in pictures.items())
+        self._write(step, images)
+
+    def _write(self, step: int, summaries: Iterator) -> None:
         if self._writer is None:
             return
         with self._unless_it_fails("TensorBoard's events"):
-            for name, value in values.items():
-                summary = self._scalar(f"{split}/{name}", value)
+            for summary in summaries:
                 self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
             if time.monotonic() - self._flushed > _FLUSH_SECONDS:
                 self._writer.flush()
@@ -84,7 +101,7 @@ class TensorBoard:
 
 
 class Service:
-    """Scalars to a service whose package has `init`, `log` and `finish` as wandb has.
+    """Scalars and pictures to a service whose package has `init`, `log` and `finish` as wandb has, and maybe `Image`.
 
     Args:
       module: the package.
@@ -102,6 +119,12 @@ class Service:
         finite = {f"{split}/{name}": value for name, value in values.items() if math.isfinite(value)}
         if finite:
             self._module.log(finite, step=step)
+
+    def show(self, step: int, split: str, pictures: Pictures) -> None:
+        """Pictures of a step; none where the package is of a version that takes none."""
+        image = getattr(self._module, "Image", None)
+        if image is not None and pictures:
+            self._module.log({f"{split}/{name}": image(picture) for name, picture in pictures.items()}, step=step)
 
     def close(self) -> None:
         """Sends what is buffered."""

@@ -98,6 +98,30 @@ def gather(
     run.routing_images = len(samples)
 
 
+def logged(run: Run, shown: int = 4) -> tuple[dict[str, float], dict[str, dict[str, figures.Picture]]]:
+    """What of a run's pictures and routing goes to its loggers.
+
+    Args:
+      run: filled in.
+      shown: the most images that predictions are shown of.
+
+    Returns:
+      Each task's mean weights, `{"depth/level1/stem": .., ..}`, and pictures: of `predictions` a montage an image, of
+      `routing` a heat map a task (a row a level, a column an expert).
+    """
+    weights = {
+        f"{task}/level{level}/{run.experts[index] if index < len(run.experts) else f'expert{index + 1}'}": weight
+        for task, rows in run.routing.items()
+        for level, row in enumerate(rows, 1)
+        for index, weight in enumerate(row)
+    }
+    montages = {f"image{number}": figures.montage([one]) for number, one in enumerate(run.pictures[:shown], 1)}
+    return weights, {
+        "predictions": montages,
+        "routing": {task: figures.heat_map(rows) for task, rows in run.routing.items()},
+    }
+
+
 def _ordered(found: Mapping[str, Any], order: Sequence[str]) -> list[str]:
     """The keys of `found`, those of `order` first and in its order."""
     return [*(name for name in order if name in found), *(name for name in found if name not in order)]

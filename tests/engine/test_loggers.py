@@ -1,5 +1,6 @@
-"""Where scalars go: event files, and services by their own packages where they are installed."""
+"""Where scalars and pictures go: event files, and services by their own packages where they are installed."""
 
+import errno
 import importlib.util
 import math
 import os
@@ -7,20 +8,25 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 from etils import epath
 
 from sak_jax.engine import loggers, logs
 from sak_jax.errors import UserError
-from tests import runs
+from tests import events, runs
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
 
 class Recorder(types.ModuleType):
-    """A package with wandb's three functions that keeps what it is given."""
+    """A package with wandb's three functions, and `Image` unless it is old, that keeps what it is given."""
 
-    def __init__(self):
+    def __init__(self, old=False):
         super().__init__("recorder")
         self.calls = []
+        if not old:
+            self.Image = lambda picture: ("image", picture)
 
     def init(self, **options):
         self.calls.append(("init", options))
@@ -59,6 +65,54 @@ def test_a_service_gets_every_scalar_under_its_split(name, tmp_path, monkeypatch
     assert again == options
 
 
+def shown(workdir, name, step=3):
+    workdir.mkdir(parents=True, exist_ok=True)
+    writer = loggers.WRITERS[name](workdir, "distill", step - 1, {})
+    writer.show(step, "routing", {"depth": PICTURE})
+    writer.write(step, "routing", {"depth/level1/stem": 0.25})
+    writer.close()
+
+
+def test_event_files_hold_pictures_and_once_however_often_a_run_ends(tmp_path):
+    workdir = epath.Path(tmp_path / "nyud")
+    written(workdir, ["tensorboard"])
+    for _ in range(3):  # Within a second: no file takes another one's place.
+        shown(workdir, "tensorboard", step=4)
+    assert len(list((workdir / "events" / "distill").glob("events*"))) == 4
+    found = events.read(workdir / "events" / "distill")
+    assert found["val/depth/RMSE"] == [(2, 1.5)] and found["routing/depth/level1/stem"] == [(4, 0.25)]
+    ((step, picture),) = found["routing/depth"]
+    assert step == 4
+    np.testing.assert_array_equal(picture, PICTURE)
+    written(workdir, ["tensorboard"], first=3)  # More steps, in whose place the end was.
+    assert events.read(workdir / "events" / "distill")["routing/depth"] == []
+
+
+def test_pictures_on_a_full_disk_end_the_event_files_not_the_run(tmp_path, caplog):
+    writer = loggers.TensorBoard(epath.Path(tmp_path), "distill", 0, {})
+
+    def full(event):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer._writer.write_event = full
+    for _ in range(2):
+        writer.show(1, "predictions", {"image1": PICTURE})
+    writer.close()
+    assert caplog.text.count("cannot be written (No space left on device): the run goes on without") == 1
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_service_gets_pictures_unless_its_package_takes_none(name, tmp_path, monkeypatch):
+    for old in (False, True):
+        package = Recorder(old)
+        monkeypatch.setitem(sys.modules, name, package)
+        shown(epath.Path(tmp_path / "nyud"), name)
+        (init, *pictures, scalars, finish) = package.calls
+        assert init[0] == "init" and finish == ("finish",)
+        assert scalars == ("log", 3, {"routing/depth/level1/stem": 0.25})
+        assert pictures == ([] if old else [("log", 3, {"routing/depth": ("image", PICTURE)})])
+
+
 def test_several_writers_or_none(tmp_path, monkeypatch):
     package = Recorder()
     monkeypatch.setitem(sys.modules, "wandb", package)
@@ -88,9 +142,10 @@ def test_a_run_says_so_before_it_begins(tmp_path):
 OFFLINE = """
 import sys
 from etils import epath
-from tests.engine.test_loggers import written
+from tests.engine.test_loggers import shown, written
 for first in (0, 3):
     written(epath.Path(sys.argv[1]), [sys.argv[2]], first)
+shown(epath.Path(sys.argv[1]), sys.argv[2], 7)
 """
 
 

@@ -134,3 +134,13 @@ def test_components_are_those_of_all_images_together():
 def test_a_confusion_counts_by_hand():
     true, predicted = np.array([0, 0, 1, 2, IGNORE, 7]), np.array([0, 1, 1, 0, 0, 0])
     assert figures.confusion(predicted, true, 3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_what_goes_to_the_loggers():
+    run = Run("x", experts=["stem", "scene"], routing={"depth": [[0.25, 0.75], [0.9, 0.1]], "edge": [[0, 0.5, 0.5]]})
+    run.pictures = [{"image": np.zeros((8, 12, 3), np.uint8), "tasks": {}}] * 3
+    weights, pictures = gather.logged(run, shown=2)
+    assert weights["depth/level2/scene"] == 0.1 and weights["edge/level1/expert3"] == 0.5 and len(weights) == 7
+    assert list(pictures["predictions"]) == ["image1", "image2"]
+    assert pictures["routing"]["depth"].shape == (48, 48, 3)
+    assert gather.logged(Run("x")) == ({}, {"predictions": {}, "routing": {}})

@@ -1,49 +1,47 @@
-"""An imported published checkpoint on photographs of odd sizes gives what it gives for the same padded image."""
+"""An imported published checkpoint predicts of photographs what the published code does: `predict_published.npz`."""
+
+import json
+import shutil
 
 import numpy as np
 import pytest
-import skimage.data
 
 import sak_jax
+from sak_jax import recipe
 from sak_jax.methods.sak.published import import_student
-from sak_jax.predict import Result
-from tests.methods.sak.cases import SHAPES, save
-from tests.recipes import published
+from tests import runs
+from tests.methods.sak.cases import save
 from tests.reference.formula_weights import formula_state
-
-CASE = "student_small_aligned_nyud"  # Trained, as far as the file goes, with 64 x 96 pixels.
+from tests.reference.predict_published import FILE, PHOTOGRAPHS, STRIDE, TASKS, padded
 
 
 @pytest.fixture(scope="module")
-def student(tmp_path_factory):
+def reference():
+    with np.load(FILE) as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def predictions(reference, tmp_path_factory):
+    """Of each photograph, by the recipe of NYUD-v2: ViT-B, trained with 448 x 576 pixels."""
     folder = tmp_path_factory.mktemp("published")
-    file = save(folder / "sak.pth", formula_state(SHAPES[CASE]))
-    import_student(published.get_config(f"case={CASE}"), file, folder / "run")
-    return sak_jax.from_pretrained(folder / "run")
+    file = save(folder / "sak.pth", formula_state(json.loads(str(reference["shapes"]))))
+    import_student(recipe.load(str(runs.ROOT / "configs/nyud.py"), []), file, folder / "run")
+    student = sak_jax.load(folder / "run")
+    shutil.rmtree(folder)  # Half a gigabyte a copy.
+    return dict(zip(PHOTOGRAPHS, student.predict([picture for picture, _ in PHOTOGRAPHS.values()]), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("photograph", "padded"),
-    [
-        (skimage.data.chelsea()[20:95, 100:201], (128, 128)),  # 75 x 101
-        (skimage.data.coffee()[::7, ::13], (64, 64)),  # 58 x 47
-        (skimage.data.camera()[::9, ::6], (64, 96)),  # 57 x 86, grey
-    ],
-)
-def test_photographs(student, photograph, padded):
-    found = student.predict(photograph)
-    height, width = photograph.shape[:2]
-    colours = photograph if photograph.ndim == 3 else np.stack([photograph] * 3, -1)
-    image = np.zeros((1, *padded, 3), np.float32)
-    top, left = (padded[0] - height) // 2, (padded[1] - width) // 2
-    rows, columns = slice(top, top + height), slice(left, left + width)
-    image[0, rows, columns] = (colours / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    wanted = student(image)
-    assert set(found) == {"semseg", "normals", "edge", "depth"}
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_photographs(name, predictions, reference):
+    found, (picture, size) = predictions[name], PHOTOGRAPHS[name]
+    assert found.layout.window == size and found.layout.inside == padded(picture, size)[1]
+    assert set(found) == set(TASKS)
     for task, result in found.items():
-        assert isinstance(result, Result) and result.raw.shape[:2] == (height, width)
-        raw = np.asarray(wanted.predictions[task][0, rows, columns])
-        assert np.abs(result.raw - raw).max() < 1e-4 * raw.std(), task
+        expected, (mean, deviation) = reference[f"{name}/{task}"], reference[f"{name}/{task}/moments"]
+        assert result.raw.shape[:2] == picture.shape[:2]
+        assert np.abs(result.raw[::STRIDE, ::STRIDE] - expected).max() < 1e-4 * expected.std(), task
+        np.testing.assert_allclose([result.raw.mean(dtype=float), result.raw.std(dtype=float)], [mean, deviation],
+                                   rtol=0, atol=1e-5 * deviation)  # fmt: skip
     np.testing.assert_array_equal(found["semseg"].classes, found["semseg"].raw.argmax(-1))
-    lengths = np.linalg.norm(found["normals"].normals, axis=-1)
-    np.testing.assert_allclose(lengths, 1, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found["normals"].normals, axis=-1), 1, atol=1e-5)

@@ -151,7 +151,7 @@ def test_an_encoder_sees_what_its_preset_says():
     assert view.crop and view.mean == registry.get("sam_base").normalisation[0]
 
 
-@pytest.mark.parametrize("override", ["init_from=runs/x", "distill.steps=3", "model.remat=none", "model.stem=tiny"])
+@pytest.mark.parametrize("override", ["init_from=runs/x", "distill.steps=3", "model.trunk=shared", "model.stem=tiny"])
 def test_what_does_not_go_with_an_encoder_is_refused(override):
     with pytest.raises(UserError, match=override.partition("=")[0]):
         recipe.check(recipe.load(f"{runs.ROOT}/configs/nyud.py:method=frozen-sam_base", [f"--config.{override}"]), 1)

@@ -38,7 +38,7 @@ def forward(module: nnx.Module, *, preprocess: bool = False) -> Callable[[jax.Ar
             images = (images.astype(jnp.float32) / 255 - jnp.asarray(normalisation.MEAN)) / jnp.asarray(
                 normalisation.STD
             )
-        return dict(nnx.merge(graph, state)(images).predictions)
+        return dict(getattr(nnx.merge(graph, state)(images), "predictions", {}))
 
     return predict
 
@@ -232,7 +232,7 @@ def _tasks(predict: Callable, image_size: tuple[int, int], preprocess: bool) -> 
     """
     tasks = sorted(jax.eval_shape(predict, _images(image_size, preprocess)))
     if not tasks:
-        raise UserError("there is nothing to export: the model has no tasks (is it a student after stage 1?)")
+        raise UserError("this student has no tasks, as after a distillation: give one that was trained on tasks")
     return tasks
 
 

@@ -3,8 +3,9 @@
 import json
 import os
 import re
+import shlex
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import jax
@@ -29,6 +30,9 @@ SCENE = BUNDLED / "scene.png"
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _ABOUT = ("metrics", "steps", "seconds", "teachers_random", "command", "versions")
+_FOLDERS = re.compile(r"(^|(?<=[=:,(\['\"]))(\w+:/|~[^/]*)?/(?:[^/,:=]*/)*")
+"""The folders of a path from the root, from `~` or of an address, in a text that may hold more than it."""
+_PLACED = re.compile(r"--?(?:workdir|config\.(?:.*\.)?(.*))")
 
 
 def load(name: str | os.PathLike, *, best: bool = False, revision: str | None = None) -> Predictor:
@@ -109,6 +113,7 @@ def save_pretrained(
         weights = {key: value.astype(np.float16) for key, value in weights.items()}
         files.check_finite(weights, "the student in float16")
     config, about = _public(recipe.plain(student.config)), _about(student)
+    about |= {"command": _public_command(about["command"])} if about.get("command") else {}
     content = {"sak_jax": FORMAT, "stage": student.stage, "recipe": config, "about": about}
     count = sum(value.size for value in weights.values())
     card = model_card.write(name or folder.name, config, student.stage, about, count)
@@ -156,13 +161,41 @@ def push_to_hub(
     return commit.commit_url
 
 
-def _public(config: dict[str, Any]) -> dict[str, Any]:
-    """The recipe without the places of a machine."""
-    config["compilation_cache"] = recipe.ENGINE["compilation_cache"].default
-    for section, key in (("data", "root"), ("teachers", "dir")):
-        if config.get(section, {}).get(key):
-            config[section][key] = ""
-    return config
+def _public(value: Any, key: str = "") -> Any:
+    """What a recipe's key holds without places of this machine: of starts and other paths the last part is left."""
+    if isinstance(value, dict):
+        return {name: _public(each, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_public(each, key) for each in value]
+    if not isinstance(value, str):
+        return value
+    if key == "compilation_cache":
+        return recipe.ENGINE[key].default
+    if key in ("root", "dir"):
+        return ""
+    return PurePath(value).name if key in ("init_from", "stem_init") else _FOLDERS.sub("", value)
+
+
+def _public_command(text: str) -> str:
+    """A command line without `--workdir`, the keys that hold places of a machine, and the folders of files.
+
+    A text that no shell would take is no command line of a run, and is left out.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        return ""
+    kept = []
+    while words:
+        taken = [words.pop(0)]
+        flag, equals, value = taken[0].partition("=")
+        if known := _PLACED.fullmatch(flag):
+            if not equals and words and not words[0].startswith("-"):
+                taken.append(value := words.pop(0))
+            if known[1] is None or _public(value, known[1]) != value:
+                continue
+        kept += [_FOLDERS.sub("", word) for word in taken]
+    return shlex.join(kept)
 
 
 def _weights(student: Predictor) -> dict[str, np.ndarray]:
@@ -214,11 +247,11 @@ def _about(student: Predictor) -> dict[str, Any]:
     if (source / WEIGHTS).is_file():
         found = json.loads((source / CONFIG).read_text()).get("about")
         return found if isinstance(found, dict) else {}
-    workdir = source.parents[2]
-    if source.parents[1].name != checkpoints.FOLDER or not (workdir / "results.json").is_file():
+    workdir = source.parent.parent.parent
+    if source.parent.parent.name != checkpoints.FOLDER or not (workdir / "results.json").is_file():
         return {}
     run = record.collect(workdir)
     found = {"metrics": run.scores, "steps": run.steps, "seconds": run.seconds}
-    newest = checkpoints.find(workdir).name == source.name
+    newest = checkpoints.find(workdir) == source
     known = {"command": run.command, "versions": run.versions} | (found if newest else {})
     return {key: known[key] for key in _ABOUT if known.get(key) not in (None, "", {})}

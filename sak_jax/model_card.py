@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sak_jax import tasks
+from sak_jax.report import machine
 from sak_jax.report.table import change, number
 from sak_jax.teachers import registry
 
@@ -108,7 +109,7 @@ def _scores(config: Mapping[str, Any], selected: Sequence[tasks.Task], about: Ma
 
 def _licences(teachers: Sequence[tuple[str, str, str, str]], config: Mapping[str, Any]) -> list[str]:
     start = config.get("model", {}).get("stem_init", "")
-    begun = [f"The stem started from `{start}`."] if start else []
+    begun = [f"The stem started from `{_line(start)}`."] if start else []
     begun += [f"Training started from `{_line(config['init_from'])}`."] if config.get("init_from") else []
     if not teachers:
         return ["It learned from no teacher.", *begun]
@@ -122,9 +123,10 @@ def _training(config: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
     facts = []
     if about.get("command"):
         facts.append(f"- command: `{_line(about['command'])}`")
-    versions = dict(about.get("versions") or {})
-    if "device" in versions:
-        facts.append(f"- hardware: {_line(versions.pop('device'))}")
+    versions = about.get("versions") or {}
+    if hardware := machine.hardware(versions):
+        facts.append(f"- hardware: {_line(hardware)}")
+    versions = {key: value for key, value in versions.items() if key not in ("device", "processor")}
     if about.get("steps") is not None:
         facts.append(f"- steps: {about['steps']}, {about.get('seconds') or 0:.0f} seconds")
     if versions:

@@ -73,7 +73,7 @@ def test_the_card_tells_scores_licences_hardware_and_command(workdir, tmp_path):
         "| scene | rooms_scene |",
         "| Apache-2.0 |",
         "2 x H100",
-        "`python -m sak_jax.main --config=a|b`",
+        "`python -m sak_jax.main '--config=a|b'`",
         "jax 0.10.2",
         "24, 9 seconds",
         "24 x 32 pixels",

@@ -1,7 +1,7 @@
 """Measure how long a prediction takes: our own jitted call, the exported StableHLO, ONNX Runtime.
 
     python tools/latency.py [--recipes RECIPE ..] [--batches=1,8] [--runtimes=jax,stablehlo,onnx] [--repeats=10]
-        [--output=FILE.json]
+        [--output=FILE.json [--force]]
 
 Students have fresh weights, on which no time depends; without --recipes they are those of NYUD-v2 with the stems small,
 base and large (four tasks, three teachers' paths, 448 x 576 pixels). Images are float32, normalised and already on the
@@ -11,8 +11,6 @@ makes two calls before those that are timed; the table shows the median, the fil
 
 import json
 import multiprocessing
-import os
-import platform
 import statistics
 import sys
 import time
@@ -36,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runtimes", default=",".join(RUNTIMES), help="which of %(default)s")
     parser.add_argument("--repeats", type=cli.count, default=10, help="calls that are timed (default %(default)s)")
     parser.add_argument("--output", metavar="FILE.json", help="where to write the figures")
+    parser.add_argument("--force", action="store_true", help="replace an output that is there")
     options = parser.parse_args(argv)
     runtimes = options.runtimes.split(",")
     unknown = [name for name in runtimes if name not in RUNTIMES]
@@ -46,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--batches={options.batches}: give positive numbers, such as 1,8")
     for text in options.recipes:
         recipe.load(text)  # A mistake is told before anything is measured.
+    output = None if options.output is None else paths.check_output(options.output, force=options.force)
     batches = [int(batch) for batch in batches]
     rows = []
     for text in options.recipes:
@@ -53,8 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows.append({"recipe": text, "runtime": runtime} | apart(text, runtime, batches, options.repeats))
             print(f"{text}, {RUNTIMES[runtime]}: {_cells(rows[-1], batches)}", file=sys.stderr)
     print(table(rows, batches))
-    if options.output:
-        paths.write_text(options.output, json.dumps(rows, indent=2) + "\n")
+    if output is not None:
+        try:
+            paths.write_text(output, json.dumps(rows, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"--output={output} can't be written ({paths.reason(error, output)})") from error
 
 
 def apart(text: str, runtime: str, batches: Sequence[int], repeats: int) -> dict:
@@ -118,15 +121,17 @@ def runner(student, image_size: tuple[int, int], runtime: str) -> tuple[Callable
 
 
 def device(runtime: str) -> str:
-    """What computes: an accelerator, or the processor with the cores that this process may use."""
+    """What computes: an accelerator, or the processor."""
     import jax
+
+    from sak_jax.report import machine
 
     if runtime == "onnx":
         if len(_providers()) > 1:
             return _providers()[0]
     elif jax.default_backend() != "cpu":
         return jax.devices()[0].device_kind
-    return f"{processor()}, {len(os.sched_getaffinity(0))} cores"
+    return machine.processor()
 
 
 def _providers() -> list[str]:
@@ -135,16 +140,6 @@ def _providers() -> list[str]:
 
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     return [name for name in wanted if name in onnxruntime.get_available_providers()]
-
-
-def processor() -> str:
-    """The processor's name, as Linux knows it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.machine()
 
 
 def table(rows: Sequence[dict], batches: Sequence[int]) -> str:

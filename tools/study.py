@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, config = parser.parse_recipe(argv)
     known = arms(options.config, config)
     rows = list(dict.fromkeys(arm.row or arm.name for arm in known))
-    wanted = options.arms.split(",") if options.arms else rows
+    wanted = rows if options.arms is None else options.arms.split(",")
     unknown = [name for name in wanted if name not in rows]
     if unknown:
         raise UserError(f"--arms={options.arms}: {unknown[0]!r} is none of {', '.join(rows)}")
@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     missing = [arm for arm in chosen if arm.start and arm.start not in wanted]
     if missing:
         raise UserError(f"--arms: {missing[0].name} starts from the first stage of {missing[0].start}; name both")
-    output = paths.given(options.output or f"runs/study/{recipe_files.name_of(options.config)}")
+    default = f"runs/study/{recipe_files.name_of(options.config)}"
+    output = paths.given(default if options.output is None else options.output, flag="--output")
     keys = [f"{task.name}/{task.metric}" for task in select(recipes.ordered(config.tasks))]
     if "single-task" not in wanted:
         experiments.baselines({}, keys, "single-task", recipes.ordered(config.baselines))
@@ -148,10 +149,10 @@ def _of(rows: Sequence[dict[str, float]], keys: Sequence[str]) -> list[dict[str,
 
 def made_by(workdirs: Sequence[epath.Path]) -> str:
     """How many hours the runs took, and on what machines."""
-    from sak_jax.report import record
+    from sak_jax.report import machine, record
 
     found = [record.collect(workdir) for workdir in workdirs]
-    devices = dict.fromkeys(run.versions["device"] for run in found if "device" in run.versions)
+    devices = dict.fromkeys(filter(None, (machine.hardware(run.versions) for run in found)))
     hours = sum(run.seconds or 0 for run in found) / 3600
     return f"{len(found)} runs took {hours:.1f} hours in all on {', '.join(devices) or 'an unknown device'}."
 

@@ -9,6 +9,7 @@ score of each evaluated step.
 import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -106,11 +107,15 @@ def find(path: epath.PathLike, *, best: bool = False) -> epath.Path:
       path: a workdir or a checkpoint.
       best: of a workdir the one with the highest score instead.
 
+    Returns:
+      Its path from the root, whose last parts are stage and step wherever `path` is relative to.
+
     Raises:
       UserError: there is none, or none has a score.
     """
     paths.check_remote(path)
-    path = epath.Path(path)
+    # Not `resolve`d: of a link the stage is where the link lies.
+    path = epath.Path(path if paths.is_remote(path) else os.path.abspath(path))
     if whole(path) and not best:
         return path
     for stage in stages(path):

@@ -19,6 +19,7 @@ from PIL import Image
 
 from sak_jax import paths
 from sak_jax.errors import UserError
+from sak_jax.report import machine
 
 FOLDER = "report"
 FILE = "report.json"
@@ -110,8 +111,7 @@ def collect(workdir: epath.PathLike) -> Run:
     Raises:
       UserError: the folder is missing, or holds neither a recipe nor curves nor results.
     """
-    paths.check_remote(workdir)
-    workdir = epath.Path(workdir).expanduser()
+    workdir = paths.given(workdir)
     if not workdir.is_dir():
         raise UserError(f"{workdir} is not there: give the workdir of a run")
     names = ("config.json", "metrics.jsonl", "results.json")
@@ -144,8 +144,8 @@ def command() -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Python's and the packages' versions, those that are installed, without importing any."""
-    found = {"python": platform.python_version()}
+    """Python's and the packages' versions, those that are installed, without importing any; and the processor."""
+    found = {"python": platform.python_version(), "processor": machine.processor()}
     for package in packages or ("sak_jax", "jax", "flax", "optax", "numpy"):
         try:
             found[package] = importlib.metadata.version(package)
@@ -231,7 +231,8 @@ def _read_saved(folder: epath.Path, run: Run) -> None:
             features = {str(name): _read_picture(folder, file) for name, file in entry.get("features", {}).items()}
             example = {"image": _read_picture(folder, entry["image"]), "tasks": drawn, "features": features}
             routing = entry.get("routing", {})
-            if all(np.asarray(rows, np.float64).ndim == 2 for rows in routing.values()):
+            tables = [np.asarray(rows, np.float64) for rows in routing.values()]
+            if all(table.ndim == 2 and np.isfinite(table).all() for table in tables):  # The page's script takes no NaN.
                 example["routing"] = routing
             run.pictures.append(example)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SyntaxError, Image.DecompressionBombError):

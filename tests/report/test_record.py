@@ -123,6 +123,16 @@ def test_an_entry_of_another_form_is_left_out(workdir, key, value):
     page.render([run])
 
 
+def test_weights_that_are_no_numbers_leave_a_page(workdir):
+    saved = json.loads((workdir / "report/report.json").read_text())
+    saved["routing"]["semseg"][0][0] = saved["pictures"][0]["routing"]["semseg"][0][0] = float("nan")
+    saved["pictures"][1]["routing"]["semseg"][0][0] = float("inf")
+    (workdir / "report/report.json").write_text(json.dumps(saved))
+    run = record.collect(workdir)
+    assert [("routing" in example) for example in run.pictures] == [False, False, True]
+    assert '<td class="num">-</td>' in page.render([run])  # Of the mean, beside its other weights.
+
+
 def test_foreign_lines_and_numbers_that_are_none(workdir):
     lines = [
         '{"step": 1, "split": "multitask", "values": {"total": NaN, "lr": Infinity, "x": 1e999}}',

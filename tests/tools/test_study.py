@@ -95,6 +95,8 @@ def test_a_failed_run_stops_the_study_with_its_words(small, tmp_path, monkeypatc
         (["--arms=no-router"], "name both"),
         (["--arms=sak"], "no baseline"),
         (["--seeds=0"], "--seeds"),
+        (["--arms="], "--arms"),
+        (["--output="], "--output"),
         (["--config.batch_sise=2"], "batch_sise"),
     ],
 )
@@ -103,6 +105,16 @@ def test_a_mistake_is_one_line_before_anything_starts(arguments, word, monkeypat
     assert study.main([f"--config={runs.TINY}", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and word in error
+
+
+def test_hours_and_machines_are_those_that_the_runs_recorded(tmp_path):
+    for name, device in (("one", "1 x cpu"), ("two", "1 x cpu"), ("three", "8 x TPU v5e")):
+        (tmp_path / name / "report").mkdir(parents=True)
+        (tmp_path / name / "results.json").write_text('{"seconds": 1800}')
+        versions = {"device": device, "processor": "AMD EPYC, 2 processors"}
+        (tmp_path / name / "report" / "report.json").write_text(json.dumps({"versions": versions}))
+    said = study.made_by([tmp_path / name for name in ("one", "two", "three")])
+    assert said == "3 runs took 1.5 hours in all on 1 x cpu (AMD EPYC, 2 processors), 8 x TPU v5e."
 
 
 def test_the_summary_by_hand():

@@ -19,8 +19,9 @@ from sak_jax.data.headers import Header, header
 from sak_jax.errors import UserError
 from sak_jax.paths import is_remote
 
-MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
-"""Larger images are refused, as Pillow does: mostly a damaged header."""
+MAX_PIXELS = 178_956_970
+"""Larger images are refused, as Pillow does by default: mostly a damaged header."""
+_TOO_LARGE = f"its header is damaged, or scale it to {MAX_PIXELS} at most (data.on_error=skip leaves it out)"
 
 _JPEG_END, _PNG_END = b"\xff\xd9", b"IEND"
 _HEAD = 1 << 18
@@ -151,10 +152,13 @@ def open_image(content: bytes, name: str) -> Image.Image:
     """The loaded image of a file."""
     try:
         image = Image.open(io.BytesIO(content))
+        check_pixels(image.height, image.width, name)  # Pillow's own limit may be another.
         image.load()
         return image
+    except UserError:
+        raise
     except Image.DecompressionBombError as error:
-        raise UserError(f"{name}: claims more than {MAX_PIXELS} pixels; its header is damaged, or scale it") from error
+        raise UserError(f"{name}: claims more than {MAX_PIXELS} pixels; {_TOO_LARGE}") from error
     except Exception as error:  # PIL's plugins raise whatever the damage makes them stumble over.
         raise UserError(
             f"{name}: is not a whole PNG or JPEG file ({_reason(error, content)}): replace it, or data.on_error=skip"
@@ -173,9 +177,7 @@ def _reason(error: Exception, content: bytes) -> str:
 def check_pixels(height: int, width: int, name: str) -> None:
     """Raises UserError for an image of no pixels, or of more than `MAX_PIXELS`."""
     if not 0 < height * width <= MAX_PIXELS:
-        raise UserError(
-            f"{name}: claims {height} x {width} pixels; its header is damaged: replace it, or data.on_error=skip"
-        )
+        raise UserError(f"{name}: claims {height} x {width} pixels; {_TOO_LARGE}")
 
 
 def size_of(content: bytes, name: str) -> tuple[int, int]:
@@ -203,7 +205,7 @@ def image_size(path: os.PathLike | str, upright: bool = False) -> tuple[int, int
             else:
                 number, size = orientation(start, first) if upright else 1, (first.height, first.width)
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: claims more than {MAX_PIXELS} pixels; its header is damaged, or scale it") from error
+        raise UserError(f"{path}: claims more than {MAX_PIXELS} pixels; {_TOO_LARGE}") from error
     except Exception as error:  # PIL's plugins raise whatever the damage makes them stumble over.
         raise UserError(f"{path}: its header cannot be read ({_reason(error, start)})") from error
     check_pixels(*size, str(path))

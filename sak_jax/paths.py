@@ -78,14 +78,21 @@ def _installed(name: str) -> bool:
         return False
 
 
-def given(path: epath.PathLike) -> epath.Path:
+def given(path: epath.PathLike, *, flag: str = "") -> epath.Path:
     """A path as a user gives it: `~` is the home folder, and `gs://` can be used.
 
+    Args:
+      path: of a file or a folder.
+      flag: the option that gave it, for messages.
+
     Raises:
-      UserError: a null character, a `~` without a home folder, another kind of address, or see `check_remote`.
+      UserError: nothing, a null character, a `~` without a home folder, another kind of address, or see `check_remote`.
     """
+    if not os.fspath(path):
+        raise UserError(f"{flag or 'a path'} is empty (an unset variable?): give a file or a folder, . for this one")
     if "\0" in os.fspath(path):
-        raise UserError(f"{os.fspath(path)!r} holds a null character, which no path can: give another one")
+        text = f"{flag}={os.fspath(path)!r}".removeprefix("=")
+        raise UserError(f"{text} holds a null character, which no path can: give another one")
     check_remote(path)
     path = epath.Path(os.path.expanduser(path))
     if os.fspath(path).startswith("~"):
@@ -104,9 +111,7 @@ def check_output(path: epath.PathLike, *, force: bool = False, flag: str = "--ou
     Raises:
       UserError: there is such a file already, or it can't be written; names the remedy.
     """
-    if "\0" in os.fspath(path):
-        raise UserError(f"{flag}={os.fspath(path)!r} holds a null character, which no path can; give another one")
-    file = given(path)
+    file = given(path, flag=flag)
     try:
         if file.is_dir():
             raise UserError(f"{flag}={file} is a folder; give the name of a file")

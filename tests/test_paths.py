@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from sak_jax import paths
+from sak_jax.errors import UserError
+from tools import predict, report
 
 
 @pytest.fixture
@@ -80,3 +82,21 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         paths.write_bytes(tmp_path / "x", b"new")
     assert os.listdir(tmp_path) == ["x"] and (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_an_empty_path_is_not_the_folder_one_is_in(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for check in (paths.given, paths.check_output):
+        with pytest.raises(UserError, match="is empty"):
+            check("")
+    assert paths.given(".") == paths.epath.Path(".")
+    flags = {"checkpoint": "rooms", "images": str(tmp_path), "output": "out"}
+    (tmp_path / "a.png").write_bytes(b"")
+    for empty in flags:
+        given = [f"--{flag}={'' if flag == empty else value}" for flag, value in flags.items()]
+        assert predict.main(given) == 2, empty
+        error = capsys.readouterr().err
+        assert "is empty" in error and error.count("\n") == 1
+    (tmp_path / "config.json").write_text("{}")
+    assert report.main(["", "--output=x.html"]) == 2 and "is empty" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ["a.png", "config.json"]

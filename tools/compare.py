@@ -46,10 +46,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--methods={options.methods}: {unknown[0]} is none of {', '.join(METHODS)}")
     if "no-router" in methods and "sak" not in methods:
         raise UserError("--methods: no-router starts from the first stage of sak; name both")
-    output = paths.given(options.output or f"runs/compare/{recipe_files.name_of(options.config)}")
+    others = {text: _split(text) for text in options.recipes}
+    if not methods and not others:
+        raise UserError("--methods is empty and there is no --recipe: name something to compare")
+    default = f"runs/compare/{recipe_files.name_of(options.config)}"
+    output = paths.given(default if options.output is None else options.output, flag="--output")
     file = paths.check_output(output / "comparison.json", force=True)
     tasks = select(recipes.ordered(config.tasks))
-    others = {text: shlex.split(text) for text in options.recipes}
     for name, (path, *extra) in others.items():
         known = select(recipes.ordered(recipes.load(path, [*options.overrides, *extra]).tasks))
         if [task.name for task in known] != [task.name for task in tasks]:
@@ -79,6 +82,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = "the single-task means" if "single-task" in scores else "the recipe's scores"
     print(f"\nMeans of {options.seeds} seeds; {words} are the baselines of Delta_m.")
     paths.write_text(file, json.dumps({"table": table, "runs": scores}, indent=2) + "\n")
+
+
+def _split(text: str) -> list[str]:
+    """A recipe and its overrides; raises UserError where there is none."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"--recipe={text}: {error}") from error
+    if not words or words[0].startswith("-"):
+        raise UserError(f"--recipe={text} names no recipe (an unset variable?): give it one, or leave it out")
+    return words
 
 
 if __name__ == "__main__":

@@ -38,8 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", default="rooms", metavar="DIR", help="what holds the student")
     parser.add_argument("--best", action="store_true", help="of a workdir the checkpoint with the highest score")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 shows the page to other machines too")
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", type=cli.count, default=7860)
     options = parser.parse_args(argv)
+    if options.port > 65535:
+        raise UserError(f"--port={options.port}: ports end at 65535")
+    if not options.host:  # Which would be every address of the machine.
+        raise UserError("--host is empty (an unset variable?): give an address, or leave it out for 127.0.0.1")
     _gradio()
     import sak_jax
 

@@ -100,4 +100,10 @@ def test_what_cannot_be_compared_is_refused_before_anything_starts(output, capsy
     assert "its tasks are not those of" in capsys.readouterr().err
     assert run(output, "--methods=sak,mean") == 2 and "mean is none of" in capsys.readouterr().err
     assert run(output, "--methods=no-router") == 2 and "name both" in capsys.readouterr().err
+    for wrong in ("", " ", "--config.seed=1", 'a "b'):
+        assert run(output, "--methods=", f"--recipe={wrong}") == 2
+        error = capsys.readouterr().err
+        assert f"--recipe={wrong}".strip() in error and error.count("\n") == 1
+    assert run(output, "--methods=") == 2 and "something to compare" in capsys.readouterr().err
+    assert run(output, "--output=") == 2 and "--output is empty" in capsys.readouterr().err
     assert run(output, "--methods=sak") == 2 and "no baseline for every task" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The page to try a student on, in headless Chromium."""
 
+import importlib.util
 import socket
 import time
 
@@ -13,7 +14,9 @@ from tests import runs
 from tests.report import browser
 from tools import demo
 
-gradio = pytest.importorskip("gradio", reason="needs gradio: pip install 'sak_jax[demo]'")
+needed = pytest.mark.skipif(
+    importlib.util.find_spec("gradio") is None, reason="needs gradio: pip install 'sak_jax[demo]'"
+)
 
 EVIL = "<img src=x onerror=\"document['title']='pwned'\"><script>document['title']='pwned'"
 WAIT = 120
@@ -95,6 +98,7 @@ def show(tmp_path, monkeypatch):
     assert reached <= {"127.0.0.1", "::1", "localhost"}
 
 
+@needed
 @browser.needed
 def test_a_dropped_picture_is_predicted(show, tmp_path):
     driver = show(fresh({"semseg": {"channels": 3, "names": ["wall", "floor", "lamp"]}, "depth": {}}))
@@ -118,6 +122,7 @@ def test_a_dropped_picture_is_predicted(show, tmp_path):
     assert [cell.text for cell in many(driver, "#routing thead th")[:4]] == ["level", "stem", "scene", "geometry"]
 
 
+@needed
 @browser.needed
 def test_names_are_shown_and_never_run(show):
     rows = {EVIL: {"channels": 2, "kind": "classes", "weight": 1.0, "metric": "mIoU"}, "depth": {}}
@@ -129,6 +134,7 @@ def test_names_are_shown_and_never_run(show):
     assert not many(driver, "img[src=x]")
 
 
+@needed
 @browser.needed
 def test_what_is_no_picture_is_told(show, tmp_path):
     driver = show(fresh({"depth": {}}, "--config.model.router=none"))
@@ -141,12 +147,14 @@ def test_what_is_no_picture_is_told(show, tmp_path):
     assert "broken.png: is not a whole PNG or JPEG file" in words and "/tmp" not in words
 
 
+@needed
 def test_a_student_without_tasks_is_refused():
     config = recipe.load(runs.TINY, ["--config.multitask.steps=0"])
     with pytest.raises(sak_jax.errors.UserError, match="no tasks"):
         demo.build(predict.Predictor(sak_jax.build(config), config, "distill"))
 
 
+@needed
 def test_a_mistake_is_one_line(capsys, monkeypatch):
     assert demo.main(["--checkpoint=nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
@@ -155,3 +163,11 @@ def test_a_mistake_is_one_line(capsys, monkeypatch):
         taken.listen()
         assert demo.main([f"--port={taken.getsockname()[1]}"]) == 2
     assert "--port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--port=99999", "--port=-5", "--port=0", "--host="])
+def test_an_address_that_cannot_be_is_told_at_once(flag, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "_gradio", lambda: pytest.fail("began"))  # Which may not be installed.
+    assert demo.main([flag]) == 2
+    error = capsys.readouterr().err
+    assert flag.partition("=")[0] in error and error.count("\n") == 1

@@ -107,7 +107,7 @@ class DecodeTrunk(nnx.Module):
         if not train:
             factor, shift = self.norm.folded(self.fuse.bias[...])
             x = placement.pin(self.fuse(x, size, factor))
-            return exact_gelu((x + shift).astype(x.dtype)), None
+            return exact_gelu((x.astype(jnp.float32) + shift).astype(x.dtype)), None
         x = placement.pin(remat.keep(self.fuse(x, size), "preactivation"))
         x, statistics = self.norm(x, offset=self.fuse.bias[...])
         return exact_gelu(x), statistics

@@ -14,18 +14,22 @@ from sak_jax.tasks.depth import Depth
 
 LEAST_WIDTH = 240
 """Narrower pictures are enlarged, pixel by pixel, so that their legend can be read."""
+MOST_SIDE = 4096
+"""No side is made longer than this by enlarging."""
 
 _ROW, _BAR, _GAP = 18, 10, 6
 _WHITE = 255
 
 
-def draw(result: Result, farthest: float | None = None) -> Picture:
+def draw(result: Result, farthest: float | None = None, every_class: bool = False) -> Picture:
     """A result in its natural colours, with a legend below where its kind has one.
 
     Args:
       result: of one task.
       farthest: metres at the far end of a depth's colours, for pictures that are to be compared (frames of a video);
         None: its own largest depth.
+      every_class: the legend shows all classes, so that pictures that are to be compared have one size; otherwise those
+        that are seen, the commonest first.
     """
     kind, task = tasks.kind_of(result.task), result.task
     scale = (
@@ -35,7 +39,7 @@ def draw(result: Result, farthest: float | None = None) -> Picture:
     if isinstance(kind, Depth):
         return np.concatenate([picture, _bar(result, picture.shape[1], farthest or farthest_of(result))])
     if isinstance(kind, Classes) and "names" in kind.options:
-        return np.concatenate([picture, _legend(result, picture.shape[1])])
+        return np.concatenate([picture, _legend(result, picture.shape[1], every_class)])
     return picture
 
 
@@ -62,15 +66,24 @@ def montage(picture: Picture, drawn: Mapping[str, Picture]) -> Picture:
 def draw_all(
     picture: Picture, prediction: Prediction, farthest: Mapping[str, float] | None = None
 ) -> tuple[dict[str, Picture], Picture]:
-    """What is drawn of each task, and the montage, see `draw`; `farthest` by task."""
-    drawn = {name: draw(result, (farthest or {}).get(name)) for name, result in prediction.items()}
+    """What is drawn of each task, and the montage, see `draw`.
+
+    Args:
+      picture: what was predicted.
+      prediction: of it.
+      farthest: by task, of pictures that are to be compared: their legends show every class.
+    """
+    scales, compared = farthest or {}, farthest is not None
+    drawn = {name: draw(result, scales.get(name), compared) for name, result in prediction.items()}
     return drawn, montage(picture, drawn)
 
 
 def enlarged(picture: Picture, least: int = LEAST_WIDTH) -> Picture:
-    """A picture of at least this width, its pixels repeated."""
-    factor = -(-least // picture.shape[1])
-    return picture if factor == 1 else np.kron(picture, np.ones((factor, factor, 1), np.uint8))
+    """A picture of at least this width: its pixels are repeated, and a very long one is laid on white."""
+    factor = min(-(-least // picture.shape[1]), max(1, MOST_SIDE // max(picture.shape[:2])))
+    picture = picture.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else picture
+    missing = max(0, least - picture.shape[1])
+    return np.pad(picture, ((0, 0), (0, missing), (0, 0)), constant_values=_WHITE) if missing else picture
 
 
 def _bar(result: Result, width: int, farthest: float) -> Picture:
@@ -85,11 +98,14 @@ def _bar(result: Result, width: int, farthest: float) -> Picture:
     return strip
 
 
-def _legend(result: Result, width: int) -> Picture:
-    """Colour and name (else number) of every class that the picture shows, the commonest first."""
+def _legend(result: Result, width: int, every_class: bool) -> Picture:
+    """Colour and name (else number) of classes: those that the picture shows, the commonest first, or every one."""
     task = result.task
-    counts = np.bincount(result.raw.argmax(-1).ravel(), minlength=task.channels)
-    shown = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
+    if every_class:
+        shown = list(range(task.channels))
+    else:
+        counts = np.bincount(result.raw.argmax(-1).ravel(), minlength=task.channels)
+        shown = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index]]
     names = task.option("names") or tuple(map(str, range(task.channels)))
     colours = tasks.kind_of(task).draw_label(task, np.asarray([shown], np.uint8))[0]
     places, left, row = [], 0, 0

@@ -14,6 +14,7 @@ Results always have the picture's own size.
 """
 
 import dataclasses
+import functools
 import os
 
 import cv2
@@ -32,6 +33,8 @@ MOST_PATCHES = 4096
 """A picture of more patches is cut into tiles: the cost of attention grows with their square."""
 OVERLAP = 4
 """Neighbouring tiles share at least 1 / OVERLAP of their side."""
+MOST_RESIZED = 8192 * 8192
+"""Pixels of the largest size that pictures can be scaled to."""
 
 Picture = UInt8[np.ndarray, "h w 3"]
 Given = np.ndarray | epath.PathLike
@@ -84,7 +87,7 @@ class Layout:
     tops: tuple[int, ...] = (0,)
     lefts: tuple[int, ...] = (0,)
 
-    @property
+    @functools.cached_property
     def places(self) -> list[tuple[slice, slice]]:
         """The part of the picture that each window shows."""
         (height, width), (rows, columns) = self.size, self.window
@@ -156,9 +159,15 @@ def _starts(side: int, length: int) -> tuple[int, ...]:
 
 
 def scaled(picture: Picture, fit: tuple[int, int] | None) -> Picture:
-    """The picture scaled to fit into (height, width), proportions kept; area averages where it gets smaller."""
+    """The picture scaled to fit into (height, width), proportions kept; area averages where it gets smaller.
+
+    Raises:
+      UserError: the size is larger than `MOST_RESIZED`.
+    """
     if fit is None:
         return picture
+    if fit[0] * fit[1] > MOST_RESIZED:
+        raise UserError(f"resize is {fit[0]},{fit[1]}: give a size of no more than 8192 x 8192 pixels in all")
     height, width = picture.shape[:2]
     scale = min(fit[0] / height, fit[1] / width)
     size = max(1, round(height * scale)), max(1, round(width * scale))
@@ -215,4 +224,10 @@ def at_size(output: Shaped[np.ndarray, "i j c"], size: tuple[int, int]) -> Shape
     """Raw output scaled (bilinear) to a picture's own size."""
     if output.shape[:2] == size:
         return output
-    return cv2.resize(output, size[::-1], interpolation=cv2.INTER_LINEAR).reshape(*size, output.shape[-1])
+    result = np.empty((*size, output.shape[-1]), output.dtype)
+    for start in range(0, output.shape[-1], 64):  # OpenCV takes no more than 128 channels at once.
+        part = np.ascontiguousarray(output[..., start : start + 64])
+        result[..., start : start + 64] = cv2.resize(part, size[::-1], interpolation=cv2.INTER_LINEAR).reshape(
+            *size, part.shape[-1]
+        )
+    return result

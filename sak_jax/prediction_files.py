@@ -22,6 +22,11 @@ from sak_jax.errors import EndedEarly, UserError
 from sak_jax.predict import Prediction, Predictor
 from sak_jax.report.record import png
 
+MOST_PIXELS = 4_000_000
+"""Of pictures that are predicted together: the raw results of all are in memory, a float a pixel and channel."""
+MOST_BYTES = 200
+"""Of the names of outputs, without numbers and endings."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Input:
@@ -41,12 +46,17 @@ class Input:
         return self.path.suffix.lower() in videos.ENDINGS
 
 
-def find(given: Sequence[str]) -> list[Input]:
+def find(given: Sequence[str], output: epath.Path | None = None) -> list[Input]:
     """The pictures and videos that a user names: files, folders (with all below them) and patterns.
 
     A path that is there is taken as it is, whatever characters it has. In others `*`, `?` and `[..]` match within a
     name, and `**` any folders. Hidden files, and in folders those that are neither pictures nor videos by their
-    endings, are left out.
+    endings, are left out. A folder that is met again by a link is not read again. One that can't be read is given
+    itself, so that `predict` tells of it.
+
+    Args:
+      given: what the user names.
+      output: a folder that is left out where it lies below those that are named.
 
     Raises:
       UserError: one names nothing.
@@ -55,61 +65,79 @@ def find(given: Sequence[str]) -> list[Input]:
     for text in given:
         path = paths.given(text)
         if path.is_dir():
-            inside = [(file, "-".join(file.parts[len(path.parts) :])) for file in _below(path) if _is_input(file)]
+            files_below = _matching(path, ("**",), output)
+            inside = [(file, "-".join(file.parts[len(path.parts) :]) or path.name) for file in files_below]
             if not inside:
                 raise UserError(f"{text} holds neither pictures nor videos: give another folder, or files by name")
         elif path.exists():
             inside = [(path, path.name)]
         else:
-            inside = [(file, file.name) for file in _matching(path)]
+            fixed = next(
+                (index for index, part in enumerate(path.parts) if re.search(r"[*?\[]", part)), len(path.parts)
+            )
+            folder = epath.Path(*path.parts[:fixed]) if fixed else epath.Path(".")
+            inside = [(file, file.name) for file in _matching(folder, path.parts[fixed:], output)]
             if not inside:
                 raise UserError(f"{text}: no such file or folder, and no pattern that matches pictures")
         for file, name in inside:
-            found.setdefault(os.fspath(file), os.path.splitext(name)[0])
+            found.setdefault(os.fspath(file), _short(os.path.splitext(name)[0]))
     names: set[str] = set()
     inputs = []
     for path, name in found.items():
-        unused = next(each for each in _numbered(name) if each not in names)
+        numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        unused = next(each for each in numbered if each not in names)
         names.add(unused)
         inputs.append(Input(epath.Path(path), unused))
     return inputs
 
 
-def _numbered(name: str) -> Iterator[str]:
-    return itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+def _short(name: str) -> str:
+    """The end of a name, which tells most, so that endings and numbers can follow (file systems take 255 bytes)."""
+    content = os.fsencode(name)
+    return name if len(content) <= MOST_BYTES else content[-MOST_BYTES:].decode(errors="ignore").lstrip(".")
 
 
 def _is_input(path: epath.Path) -> bool:
     return files.is_image(path.name) or path.suffix.lower() in videos.ENDINGS and not path.name.startswith(".")
 
 
-def _below(folder: epath.Path) -> Iterator[epath.Path]:
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith("."):
-            yield from _below(child)
-        elif not child.is_dir():
-            yield child
+def _identity(path: epath.Path) -> object:
+    """What all paths to a file or folder share: through links, and where a file system ignores case."""
+    if paths.is_remote(path):
+        return os.fspath(path)
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
-def _matching(pattern: epath.Path) -> list[epath.Path]:
-    """The pictures and videos that a pattern names."""
-    parts = pattern.parts
-    fixed = next((index for index, part in enumerate(parts) if re.search(r"[*?\[]", part)), None)
-    if fixed is None:
-        return []
-    folder = epath.Path(*parts[:fixed]) if fixed else epath.Path(".")
+def _matching(folder: epath.Path, patterns: Sequence[str], output: epath.Path | None) -> Iterator[epath.Path]:
+    """The pictures and videos in a folder whose parts of the path below it fit patterns."""
     if not folder.is_dir():
-        return []
-    depth = len(folder.parts)
-    return [file for file in _below(folder) if _is_input(file) and _fits(file.parts[depth:], parts[fixed:])]
+        return iter(())
+    top, done = _identity(folder), set()
+    left_out = _identity(output) if output is not None and output.exists() else None
 
+    def walk(folder: epath.Path, patterns: Sequence[str]) -> Iterator[epath.Path]:
+        here = _identity(folder)
+        if not patterns or (here, len(patterns)) in done or here == left_out != top:
+            return
+        done.add((here, len(patterns)))
+        first, rest = patterns[0], patterns[1:]
+        if first == "**" and rest:
+            yield from walk(folder, rest)
+        try:
+            children = sorted(folder.iterdir())
+        except OSError:
+            yield folder
+            return
+        for child in children:
+            fits = first == "**" or fnmatch.fnmatchcase(child.name, first)
+            if child.is_dir():
+                if fits and not child.name.startswith("."):
+                    yield from walk(child, patterns if first == "**" else rest)
+            elif fits and not rest and _is_input(child):
+                yield child
 
-def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    if not patterns:
-        return not names
-    if patterns[0] == "**":
-        return any(_fits(names[skipped:], patterns[1:]) for skipped in range(len(names) + 1))
-    return bool(names) and fnmatch.fnmatchcase(names[0], patterns[0]) and _fits(names[1:], patterns[1:])
+    return walk(folder, patterns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,15 +160,20 @@ class Output:
         """Makes sure that what is to be written can be.
 
         Raises:
-          UserError: a file is there already, or the folder can't be written.
+          UserError: a file is there already or is an input, or the folder can't be written.
         """
+        sources = {_identity(one.path) for one in inputs if one.path.exists()}
         for number, one in enumerate(inputs):
             ending = "mp4" if one.is_video else "png"
             targets = [f"{one.name}.{ending}", *(f"{task}/{one.name}.{ending}" for task in tasks)]
             targets += [f"{one.name}/000000.npz" if one.is_video else f"{one.name}.npz"] if self.raw else []
             for target in targets:
-                if number == 0 or not self.force and (self.folder / target).exists():
-                    paths.check_output(self.folder / target, force=self.force)
+                file = self.folder / target
+                there = file.exists()
+                if there and _identity(file) in sources:
+                    raise UserError(f"{file} is an input; give another --output")
+                if number == 0 or there and not self.force:
+                    paths.check_output(file, force=self.force)
 
     def write(self, target: str, content: bytes) -> None:
         """A file of the folder, whole or not at all; UserError where it can't be written."""
@@ -159,81 +192,99 @@ def predict(student: Predictor, inputs: Sequence[Input], output: Output, batch: 
       student: predicts.
       inputs: files, see `find`.
       output: where results go.
-      batch: pictures, or frames, that are read together.
+      batch: pictures, or frames, that are read together, at most; of no more than `MOST_PIXELS`, or a single one.
       options: those of `Predictor.predict`.
 
     Returns:
       How many files were predicted.
 
     Raises:
-      EndedEarly: some could not be read; all others are written.
+      EndedEarly: some could not be read, or a video not to its end; all others are written.
       UserError: results can't be written, or an option is wrong.
     """
     done = 0
     with tqdm(total=len(inputs), unit="file", disable=None) as bar:
-        for chunk in _batches([one for one in inputs if not one.is_video], batch):
-            read = {}
-            for one in chunk:
-                with _told(bar, UserError):
-                    read[one.name] = pictures.read(one.path)
-            predictions = student.predict(list(read.values()), batch=batch, **options)
-            for (name, picture), prediction in zip(read.items(), predictions, strict=True):
-                drawn, montage = drawing.draw_all(picture, prediction)
-                for task, one in drawn.items():
-                    output.write(f"{task}/{name}.png", png(one))
-                if output.raw:
-                    output.write(f"{name}.npz", _arrays(prediction))
-                output.write(f"{name}.png", png(montage))
-            done += len(read)
-            bar.update(len(chunk))
-        for one in (one for one in inputs if one.is_video):
-            with _told(bar, videos.Unreadable), contextlib.closing(videos.Reader(one.path)) as frames:
-                _predict_video(student, frames, one.name, output, batch, **options)
-                done += 1
+        for name, picture, prediction in _predictions(student, _pictures(inputs, bar), batch, **options):
+            drawn, montage = drawing.draw_all(picture, prediction)
+            for task, one in drawn.items():
+                output.write(f"{task}/{name}.png", png(one))
+            if output.raw:
+                output.write(f"{name}.npz", _arrays(prediction))
+            output.write(f"{name}.png", png(montage))
+            del prediction  # Large, and else kept while the next ones are computed.
+            done += 1
             bar.update()
+        for one in (one for one in inputs if one.is_video):
+            with _told(bar, one, videos.VideoError), contextlib.closing(videos.Reader(one.path)) as frames:
+                _predict_video(student, frames, one.name, output, batch, **options)
+                if frames.lost:
+                    bar.write(f"cut short: {one.path}: its last {frames.lost} frames can't be read", file=sys.stderr)
+                done += not frames.lost
+                bar.update()
     if done < len(inputs):
-        raise EndedEarly(f"{len(inputs) - done} of {len(inputs)} files could not be read, see above")
+        raise EndedEarly(f"{len(inputs) - done} of {len(inputs)} files could not be predicted as a whole, see above")
     return done
 
 
 @contextlib.contextmanager
-def _told(bar: tqdm, errors: type[UserError]) -> Iterator[None]:
-    """Makes a line of an error."""
+def _told(bar: tqdm, one: Input, errors: type[UserError]) -> Iterator[None]:
+    """Makes a line of an error, which names the input."""
     try:
         yield
     except errors as error:
-        bar.write(f"skipped: {' '.join(str(error).split())}", file=sys.stderr)
+        text = " ".join(str(error).removeprefix(f"{one.path}: ").split())
+        bar.write(f"skipped: {one.path}: {text}", file=sys.stderr)
+        bar.update()
+
+
+def _pictures(inputs: Sequence[Input], bar: tqdm) -> Iterator[tuple[str, pictures.Picture]]:
+    for one in inputs:
+        if not one.is_video:
+            with _told(bar, one, UserError):
+                yield one.name, pictures.read(one.path)
+
+
+def _predictions(
+    student: Predictor, named: Iterator[tuple[str, pictures.Picture]], batch: int, **options: Any
+) -> Iterator[tuple[str, pictures.Picture, Prediction]]:
+    """Adds predictions, which are computed some at a time and let go of one by one."""
+    following = next(named, None)
+    while following is not None:
+        chunk, pixels = [], 0
+        while following is not None and len(chunk) < batch:
+            height, width = following[1].shape[:2]
+            pixels += height * width
+            if chunk and pixels > MOST_PIXELS:
+                break
+            chunk.append(following)
+            following = next(named, None)
+        predictions = student.predict([picture for _, picture in chunk], batch=batch, **options)
+        while chunk:
+            yield (*chunk.pop(0), predictions.pop(0))
 
 
 def _predict_video(
     student: Predictor, frames: videos.Reader, name: str, output: Output, batch: int, **options: Any
 ) -> None:
     """Writes the results of a video; depths keep the colours of the first frame."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tqdm(desc=name, unit="frame", leave=False, disable=None) as bar:
         writers: dict[str, videos.Writer] = {}
-        farthest, number = {}, 0
-        with tqdm(desc=name, unit="frame", leave=False, disable=None) as bar:
-            for chunk in _batches(iter(frames), batch):
-                for picture, prediction in zip(chunk, student.predict(chunk, batch=batch, **options), strict=True):
-                    farthest = farthest or {task: drawing.farthest_of(prediction[task]) for task in prediction}
-                    drawn, montage = drawing.draw_all(picture, prediction, farthest)
-                    targets = {f"{name}.mp4": montage} | {f"{task}/{name}.mp4": one for task, one in drawn.items()}
-                    for index, (target, one) in enumerate(targets.items()):
-                        if target not in writers:
-                            writers[target] = videos.Writer(os.path.join(folder, f"{index}.mp4"), frames.rate)
-                        writers[target].write(one)
-                    if output.raw:
-                        output.write(f"{name}/{number:06d}.npz", _arrays(prediction))
-                    number += 1
-                bar.update(len(chunk))
+        farthest = None
+        numbered = ((f"{number:06d}", frame) for number, frame in enumerate(frames))
+        for number, picture, prediction in _predictions(student, numbered, batch, **options):
+            farthest = farthest or {task: drawing.farthest_of(prediction[task]) for task in prediction}
+            drawn, montage = drawing.draw_all(picture, prediction, farthest)
+            targets = {f"{name}.mp4": montage} | {f"{task}/{name}.mp4": one for task, one in drawn.items()}
+            for index, (target, one) in enumerate(targets.items()):
+                if target not in writers:
+                    writers[target] = videos.Writer(os.path.join(folder, f"{index}.mp4"), frames.rate)
+                writers[target].write(one)
+            if output.raw:
+                output.write(f"{name}/{number}.npz", _arrays(prediction))
+            del prediction  # As of pictures.
+            bar.update()
         for target, writer in reversed(writers.items()):  # The montage last, as of pictures.
             output.write(target, writer.close())
-
-
-def _batches(items: Iterable, size: int) -> Iterator[list]:
-    items = iter(items)
-    while chunk := list(itertools.islice(items, size)):
-        yield chunk
 
 
 def _arrays(prediction: Prediction) -> bytes:

@@ -153,4 +153,10 @@ def test_scaling_keeps_proportions():
     assert pictures.scaled(noise(40, 20), (80, 80)).shape == (80, 40, 3)
     flat = np.full((30, 50, 3), 77, np.uint8)
     assert (pictures.scaled(flat, (7, 90)) == 77).all()
-    assert pictures.at_size(np.ones((3, 4, 1), np.float32), (9, 8)).shape == (9, 8, 1)
+    for channels in (1, 150):
+        output = np.ones((3, 4, channels), np.float32)
+        output[..., -1] = 2
+        found = pictures.at_size(output, (9, 8))
+        assert found.shape == (9, 8, channels) and (found == output[:1, :1]).all()
+    with pytest.raises(UserError, match="resize is 9000,8000"):
+        pictures.scaled(flat, (9000, 8000))

@@ -8,7 +8,8 @@ without --images a picture that comes with the package is predicted. DIR gets a 
 picture a task, TASK/NAME.png; of videos .mp4. With --raw also the values, NAME.npz (`semseg/classes`, `depth/metres`,
 ..).
 
-Pictures may have any size and keep it. A file that can't be read is skipped, and the exit status is 1.
+Pictures may have any size and keep it. A file that can't be read is skipped, a video that is cut is predicted as far
+as it goes, and the exit status is 1.
 """
 
 import os
@@ -38,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tile = _sides(options.tile, "tile", (1, 2))
     from sak_jax import hub, paths, prediction_files
 
-    inputs = prediction_files.find(options.images or [str(hub.SCENE)])
     output = prediction_files.Output(paths.given(options.output), options.raw, options.force)
+    inputs = prediction_files.find(options.images or [str(hub.SCENE)], output.folder)
     output.check(inputs)
     student = hub.load(options.checkpoint, best=options.best)
     import jax

@@ -1,5 +1,7 @@
 """The command line of predictions: pictures, folders, patterns, videos; what can't be read; nothing overwritten."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -7,10 +9,10 @@ from flax import nnx
 from PIL import Image
 
 import sak_jax
-from sak_jax import prediction_files, recipe, videos
+from sak_jax import recipe, videos
 from sak_jax.engine import checkpoints
-from sak_jax.errors import UserError
 from tests import runs
+from tests.test_videos import cut_video
 from tools import predict
 
 NAMES = tuple(f"thing {index}" for index in range(14))
@@ -108,6 +110,7 @@ def test_a_video_becomes_videos(workdir, tmp_path):
         (["--images", "a.png"], "--force"),
         (["--images", "b.png", "--resize=big"], "--resize=big"),
         (["--images", "b.png", "--resize=32"], "--resize=32"),
+        (["--images", "b.png", "--resize=999999,999999"], "8192 x 8192"),
         (["--images", "b.png", "--tile=0"], "--tile=0"),
         (["--images", "b.png", "--batch=0"], "--batch: '0'"),
         (["--images", "b.png", "--outptu=x"], "--outptu"),
@@ -138,43 +141,48 @@ def test_a_tasks_picture_that_is_there_is_kept_unless_forced(workdir, tmp_path, 
     assert (tmp_path / "out" / "depth" / "a.png").read_bytes() != b"mine"
 
 
-def test_paths_are_data_and_patterns_are_ours(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("a[1].png", "a1.png", "sub/b.png", "sub/deep/b.jpg", "sub/.hidden.png"):
-        picture(tmp_path / name)
-    (tmp_path / "sub" / "notes.txt").write_text("no picture")
-    video(tmp_path / "sub" / "c.mp4")
-
-    def found(*given):
-        return [(str(one.path), one.name) for one in prediction_files.find(given)]
-
-    assert found("a[1].png") == [("a[1].png", "a[1]")]
-    assert found("a[12].png") == [("a1.png", "a1")]
-    assert found("a*.png") == [("a1.png", "a1"), ("a[1].png", "a[1]")]
-    assert found("sub") == [("sub/b.png", "b"), ("sub/c.mp4", "c"), ("sub/deep/b.jpg", "deep-b")]
-    assert found("sub/*.png", "sub/b.png") == [("sub/b.png", "b")]
-    assert found("sub/**/b.*") == [("sub/b.png", "b"), ("sub/deep/b.jpg", "b-2")]
-    assert found("sub/notes.txt") == [("sub/notes.txt", "notes")]  # Given by name: whatever it is is tried.
-    with pytest.raises(UserError, match="pattern"):
-        found("sub/*.txt")
+def test_a_video_that_is_cut_or_cannot_be_written_is_a_line(workdir, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "in"
+    picture(folder / "a.png")
+    cut_video(folder / "b.avi")
+    assert run(workdir, [folder], tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert error.count("cut short: ") == 1 and "b.avi" in error and "error: 1 of 2 files" in error
+    assert 0 < len(list(videos.Reader(tmp_path / "out" / "b.mp4"))) < 40
+    monkeypatch.setattr(videos.Writer, "write", unwritable)
+    assert run(workdir, [folder], tmp_path / "other") == 1
+    assert f"skipped: {folder / 'b.avi'}: no encoder" in capsys.readouterr().err
+    assert names(tmp_path / "other") == ["a.png", "depth/a.png", "edge/a.png", "semseg/a.png"]
 
 
-def test_a_video_without_frames_is_unreadable(tmp_path):
-    (tmp_path / "a.mp4").write_text("text")
-    with pytest.raises(videos.Unreadable, match="No such file"):
-        videos.Reader(tmp_path / "nowhere.mp4")
-    with pytest.raises(videos.Unreadable, match="no video"):
-        videos.Reader(tmp_path / "a.mp4")
+def unwritable(*_):
+    raise videos.VideoError("no encoder")
 
 
-def test_frames_of_other_sizes_are_cut_or_laid_on_white(tmp_path):
-    writer = videos.Writer(tmp_path / "a.mp4", 5)
-    for size in ((15, 21), (10, 40), (40, 10)):
-        writer.write(np.zeros((*size, 3), np.uint8))
-    writer.close()
-    frames = list(videos.Reader(tmp_path / "a.mp4"))
-    assert [frame.shape for frame in frames] == [(16, 22, 3)] * 3
-    assert frames[2][:, 16:].mean() > 200 and frames[2][:, :5].mean() < 60
+@pytest.mark.parametrize("source", ["a.png", "depth/a.png"])
+def test_an_input_is_never_replaced(source, workdir, tmp_path, capsys):
+    content = picture(tmp_path / source).read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert run(workdir, [tmp_path / source], tmp_path / "link", "--force") == 2
+    assert "is an input; give another --output" in capsys.readouterr().err
+    assert (tmp_path / source).read_bytes() == content and names(tmp_path) == [source]
+
+
+def test_a_folder_that_cannot_be_read_is_a_line(workdir, tmp_path, monkeypatch, capsys):
+    picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "secret").mkdir()
+    listdir = os.listdir
+
+    def refused(path):
+        if os.fspath(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied")
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refused)
+    assert run(workdir, [tmp_path / "in"], tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert f"skipped: {tmp_path / 'in' / 'secret'}: cannot be read" in error and "error: 1 of 2 files" in error
+    assert (tmp_path / "out" / "a.png").exists()
 
 
 def test_the_picture_of_the_package_is_there_for_a_first_try(tmp_path, capsys):

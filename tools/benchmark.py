@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe.check(config, found["count"])
     if options.reference:
         published.check_clone(options.reference)
-    output = paths.check_output(options.output, force=options.force) if options.output else None
+    output = None if options.output is None else paths.check_output(options.output, force=options.force)
     print(f"{found['count']} x {found['device']}, jax {metadata.version('jax')}, {config.dtype}", flush=True)
     apart = options.apart or found["platform"] == "tpu"
     figures = []
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     row = {"work": name, "batch": batch, "who": who, **_rates(row, batch)}
                     figures.append(row)
                     print(_line(row), flush=True)
-    if output:
+    if output is not None:
         paths.write_text(output, json.dumps(figures, indent=2) + "\n")
 
 

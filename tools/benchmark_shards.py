@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", metavar="FILE.json", help="the figures as JSON too")
     parser.add_argument("--force", action="store_true", help="replace an output that is there")
     flags = parser.parse_args(argv)
-    output = paths.check_output(flags.output, force=flags.force) if flags.output else None
+    output = None if flags.output is None else paths.check_output(flags.output, force=flags.force)
     try:
         sizes = [int(images) for images in flags.images.split(",")]
     except ValueError:
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{row['resume']:10.1f} {row['order']:9.0f} {row['shards']:10.1f} ({row['shards_expected']:.1f}) "
             f"{row['r']:8.3f} ({row['r_grain']:.3f})"
         )
-    if output:
+    if output is not None:
         paths.write_text(output, json.dumps(rows, indent=2))
 
 

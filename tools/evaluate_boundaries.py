@@ -136,7 +136,7 @@ def _evaluate_all(pairs: list, evaluate, workers: int | None) -> dict[str, np.nd
 def run(argv: Sequence[str] | None = None) -> None:
     """Evaluates, prints the scores and writes `--output`; `UserError` for whatever the user can mend."""
     arguments = _arguments(argv)
-    output = paths.check_output(arguments.output, force=arguments.force) if arguments.output else None
+    output = None if arguments.output is None else paths.check_output(arguments.output, force=arguments.force)
     pairs = _pair_up(arguments.predictions, arguments.labels)
     settings = {
         "protocol": arguments.protocol,

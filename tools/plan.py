@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, config = parser.parse_recipe(argv)
     if (options.topology is None) == (options.devices is None):
         parser.error("give --topology=v5e:4x4, or --devices=8 for simulated ones")
-    output = paths.check_output(options.output, force=options.force) if options.output else None
+    output = None if options.output is None else paths.check_output(options.output, force=options.force)
 
     devices, chip = find_devices(options)
     print(f"{options.topology or 'simulated'}: {len(devices)} devices")
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             figures = planned(config, name, devices, chip, options.batch_per_device)
             print("\n".join(lines(name, figures)), flush=True)
             plans[name] = figures.plain()
-    if output:
+    if output is not None:
         values = {"config": options.config, "overrides": options.overrides, "topology": options.topology}
         paths.write_text(output, json.dumps(values | {"stages": plans}, indent=2) + "\n")
 

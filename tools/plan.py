@@ -178,6 +178,8 @@ def lines(name: str, figures) -> list[str]:
     held = ", ".join(f"{part} {amount(size)}" for part, size in parts.items())
     room = f" of {amount(figures.memory)}" if figures.memory else ""
     verdict = "fits" if figures.fits else f"does NOT fit: {amount(figures.over)} are lacking"
+    if figures.fits and figures.memory and figures.peak > figures.memory:
+        verdict = "fits, says the compiler, which has arrays share memory that this sum counts twice"
     found.append(f"  memory       {held}; peak {amount(figures.peak)}{room}{': ' + verdict if room else ''}")
     found.append(
         f"  arithmetic   {figures.flops / 1e12:.4g} TFLOP a step, {figures.flops / figures.devices / 1e12:.4g} a device"

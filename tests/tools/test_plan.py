@@ -1,5 +1,6 @@
 """Plans of a tiny recipe: for simulated devices, and for a TPU slice where its compiler is installed."""
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import pytest
 
+from sak_jax.engine import planning
 from tests import runs
 from tools import plan
 
@@ -78,3 +80,12 @@ def test_mistakes_are_one_line_and_status_2(arguments, word, capsys, monkeypatch
     assert plan.main([TINY, *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and word in error
+
+
+def test_a_sum_above_the_memory_that_fits_all_the_same_is_explained():
+    none = dict.fromkeys(field.name for field in dataclasses.fields(planning.Figures))
+    sizes = {"parameters": 1, "optimizer": 1, "teachers": 1, "temporaries": 19 * 2**30, "peak": 19 * 2**30}
+    known = {"devices": 4, "batch": 8, "flops": 1, "compile_seconds": 1.0, "over": 0.0, "memory": 15 * 2**30}
+    found = planning.Figures(**none | sizes | known)
+    assert "peak 19.00 GiB of 15.00 GiB: fits, says the compiler, which has arrays share" in plan.lines("x", found)[1]
+    assert plan.lines("x", dataclasses.replace(found, peak=2**30))[1].endswith("peak 1.00 GiB of 15.00 GiB: fits")

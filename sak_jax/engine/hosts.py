@@ -30,6 +30,9 @@ PATIENCE = "SAK_JAX_PATIENCE"
 By default 60, and 300 where JAX finds the others by itself: the hosts of a TPU slice do not start at one time.
 """
 
+_several = False
+"""Whether this process has joined others."""
+
 _PARTING = 10.0
 """Seconds that a process which has failed waits for the others at its end."""
 
@@ -130,6 +133,8 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
         raise UserError(f"{_absent(processes, seconds)} ({' '.join(str(error).split())[:200]})") from error
     finally:
         late.cancel()
+    global _several
+    _several = jax.process_count() > 1
     if jax.process_index():
         logging.getLogger("sak_jax").setLevel(logging.WARNING)  # One process tells what all do.
 
@@ -172,7 +177,7 @@ def _give_up(processes: Processes, seconds: float) -> None:  # Where JAX itself 
 
 def leave(status: int) -> None:
     """Sees to it that a process that has failed, perhaps alone, ends in time: at its end JAX waits for the others."""
-    if jax.process_count() > 1:
+    if _several:  # To ask JAX would start its devices, which wait for others that may not be there.
         late = threading.Timer(_PARTING, os._exit, (status,))
         late.daemon = True
         late.start()

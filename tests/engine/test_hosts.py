@@ -95,3 +95,8 @@ def test_sigterm_stays_ours_after_joining():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_failure_before_joining_starts_no_device(monkeypatch):
+    monkeypatch.setattr(hosts.jax, "process_count", lambda: pytest.fail("JAX's devices would be started"))
+    hosts.leave(2)

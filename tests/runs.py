@@ -13,6 +13,7 @@ from sak_jax.engine import checkpoints
 
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests/recipes/tiny.py")
+SMALLEST = str(ROOT / "tests/recipes/smallest.py")
 
 
 def start(*arguments, config=TINY, env=None, **options) -> subprocess.Popen:

@@ -69,8 +69,8 @@ def plan(stage: Stage, mesh: Mesh, table: Mapping[str, tuple] | None = None) -> 
     Raises:
       UserError: parameters cannot lie so, or `fsdp` shares none of them.
     """
-    abstract = jax.eval_shape(partial(_create, stage), jax.ShapeDtypeStruct((), jnp.uint32))
-    model = nnx.graphdef(nnx.eval_shape(lambda: stage.create(nnx.Rngs(0))))
+    model = nnx.eval_shape(lambda: stage.create(nnx.Rngs(0)))
+    abstract = jax.eval_shape(partial(_first, stage), model, jax.ShapeDtypeStruct((), jnp.uint32))
     frozen = None
     if stage.frozen is not None:
         frozen = placed(stage.frozen.abstract, meshes.shardings(stage.frozen.abstract, mesh, table))
@@ -78,7 +78,7 @@ def plan(stage: Stage, mesh: Mesh, table: Mapping[str, tuple] | None = None) -> 
     batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in stage.inputs.items()}
     state = placed(abstract, meshes.shardings(abstract, mesh, table))
     meshes.check_shared((state.params, state.frozen), mesh)
-    return Plan(stage, mesh, model, state, frozen, batch)
+    return Plan(stage, mesh, nnx.graphdef(model), state, frozen, batch)
 
 
 def placed(abstract, where):
@@ -105,7 +105,10 @@ def fresh(plan: Plan, seed: int) -> TrainState:
 
 
 def _create(stage: Stage, seed: jax.Array) -> TrainState:
-    model = stage.create(nnx.Rngs(jax.random.key(seed)))
+    return _first(stage, stage.create(nnx.Rngs(jax.random.key(seed))), seed)
+
+
+def _first(stage: Stage, model: nnx.Module, seed: jax.Array) -> TrainState:
     _, params, stats, frozen = nnx.split(model, stage.trainable, nnx.BatchStat, ...)
     return TrainState(jnp.zeros((), jnp.int32), seed, params, frozen, stats, stage.optimizer.init(params))
 

@@ -22,22 +22,23 @@ from tests import runs
 RATES = ("--config.distill.lr=1e-5", "--config.multitask.lr=1e-5")
 OPTIONS = (
     "--config.model.width=64",  # Wide enough for some parameters to be sharded.
-    "--config.distill.steps=3",
-    "--config.multitask.steps=3",
-    "--config.checkpoint.every=3",
+    "--config.batch_size=8",
+    "--config.eval_batch_size=8",
+    "--config.data.train_length=8",
+    "--config.data.val_length=11",
     *RATES,
 )
 
 
 def trained(workdir, devices, *options):
     env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    done = runs.run(f"--workdir={workdir}", *OPTIONS, *options, env=env)
+    done = runs.run(f"--workdir={workdir}", *OPTIONS, *options, config=runs.SMALLEST, env=env)
     assert done.returncode == 0, done.stderr
     return workdir
 
 
 def test_eight_devices_compute_what_one_does(tmp_path):
-    """With shared parameters; that data-parallel steps have one device's gradient, `test_gradients` shows."""
+    """With shared parameters; that data-parallel steps have one device's gradient, `test_pod` shows."""
     one, eight = trained(tmp_path / "one", 1), trained(tmp_path / "eight", 8, "--config.mesh.fsdp=4")
     for mine, theirs in zip(runs.lines(eight), runs.lines(one), strict=True):
         assert (mine["step"], mine["split"]) == (theirs["step"], theirs["split"])

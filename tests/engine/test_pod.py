@@ -1,4 +1,7 @@
-"""Two hosts with four devices each are one device, and what they, or eight devices, saved is restored on any mesh."""
+"""Two hosts with four devices each, or eight devices, are one device, and what they saved is restored on any mesh.
+
+The gradient is compared leaf by leaf: Adam hides one that is eight times too large.
+"""
 
 import json
 import os
@@ -12,6 +15,8 @@ from tests import runs
 from tests.engine import pod
 
 STAGES = ("distill", "multitask")
+MANY = ("two_hosts", "data")
+"""Parameters shared by four devices, and by none."""
 
 
 @pytest.fixture(scope="module")
@@ -31,28 +36,35 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    return tuple(dict(np.load(folder / f"{name}.npz")) for name in ("one", "two_hosts"))
+    return {name: dict(np.load(folder / f"{name}.npz")) for name in ("one", *MANY)}
 
 
+@pytest.mark.parametrize("many", MANY)
 @pytest.mark.parametrize("stage", STAGES)
-def test_losses_are_those_of_one_device(trained, stage):
-    one, two = (found[f"{stage} losses"] for found in trained)
+def test_losses_are_those_of_one_device(trained, stage, many):
+    one, found = (trained[name][f"{stage} losses"] for name in ("one", many))
     assert len(one) == pod.STEPS and len(set(one)) == pod.STEPS
-    np.testing.assert_allclose(two, one, rtol=1e-5)
+    np.testing.assert_allclose(found, one, rtol=1e-5)
 
 
+@pytest.mark.parametrize("many", MANY)
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_first_gradient_is_that_of_one_device_leaf_by_leaf(trained, stage):
-    one, two = ({k: v for k, v in found.items() if k.startswith(f"{stage} gradient")} for found in trained)
-    assert one.keys() == two.keys() and len(one) > 30
-    largest = max(float(np.abs(leaf).max()) for leaf in one.values())
+def test_the_first_gradient_is_that_of_one_device_leaf_by_leaf(trained, stage, many):
+    start = f"{stage} gradient "
+    one, found = (
+        {name.removeprefix(start): leaf for name, leaf in trained[mesh].items() if name.startswith(start)}
+        for mesh in ("one", many)
+    )
+    assert one.keys() == found.keys()
+    assert {"stem", "adapters", "aligners"} <= {name.split("/")[0] for name in one}
     for name, leaf in one.items():
-        error, scale = np.abs(two[name] - leaf).max(), np.abs(leaf).max()
-        # Some gradients are zero but for rounding, as that of a bias before a batch norm.
-        assert error <= 1e-4 * scale + 1e-7 * largest, (name, error / scale)
+        error, scale = np.abs(found[name] - leaf).max(), np.abs(leaf).max()
+        # Measured: 2e-6 at most, the order of summation alone. What is zero (a bias before a batch norm) is so on both.
+        assert error <= 1e-5 * scale, (name, error / scale)
+    assert sum(not np.any(leaf) for leaf in one.values()) <= 1
 
 
-@pytest.mark.parametrize("saved", ["two_hosts", "data", "fsdp"])
+@pytest.mark.parametrize("saved", MANY)
 def test_what_was_saved_on_one_mesh_scores_the_same_on_another(folder, saved):
     scores = json.loads((folder / "scores.json").read_text())
     expected = scores["data"]["one"]  # All saved the same student.

@@ -91,7 +91,7 @@ def test_metrics_that_cannot_be_written_stop_the_run_in_one_line(undisturbed, sm
     (disk / "filling").write_bytes(bytes(60 * 1024))
     (disk / "metrics.jsonl").write_text("")
     (workdir / "metrics.jsonl").symlink_to(disk / "metrics.jsonl")
-    more = ("--config.multitask.steps=400", "--config.checkpoint.every=50", "--config.multitask.eval_every=0")
+    more = ("--config.multitask.steps=60", "--config.checkpoint.every=60", "--config.multitask.eval_every=0")
     done = runs.run(f"--workdir={workdir}", *more, config=TINY)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode in (0, 1, 2) and "Traceback" not in done.stderr, done.stderr

@@ -222,6 +222,11 @@ def reason(error: BaseException, path: epath.PathLike) -> str:
     return text[:200] or type(error).__name__
 
 
+def unwritable(workdir: epath.PathLike, error: OSError) -> UserError:
+    """What to raise where nothing can be written into a run's workdir."""
+    return UserError(f"--workdir={workdir} cannot be written ({reason(error, workdir)}): give another --workdir")
+
+
 def _free(path: epath.PathLike) -> str:
     folder = epath.Path(path)
     while not folder.exists() and folder != folder.parent:

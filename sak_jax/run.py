@@ -122,9 +122,7 @@ def claim(config: ConfigDict, workdir: epath.Path) -> None:
     try:
         paths.write_text(workdir / "config.json", config.to_json(indent=2) + "\n")
     except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be written ({paths.reason(error, workdir)}): give another --workdir"
-        ) from error
+        raise paths.unwritable(workdir, error) from error
 
 
 def finished(workdir: epath.Path, stages: tuple) -> bool:

@@ -34,9 +34,7 @@ def locked(workdir: epath.Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be written ({paths.reason(error, workdir)}): give another --workdir"
-        ) from error
+        raise paths.unwritable(workdir, error) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -60,8 +60,7 @@ def _leave(file: epath.Path, token: str) -> None:
     try:
         paths.write_text(file, token)
     except OSError as error:
-        reason = paths.reason(error, file)
-        raise UserError(f"--workdir={file.parent} cannot be written ({reason}): give another --workdir") from error
+        raise paths.unwritable(file.parent, error) from error
 
 
 def shared(workdir: epath.Path) -> None:

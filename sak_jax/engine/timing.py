@@ -104,18 +104,22 @@ class Profile:
 
     def before(self, step: int) -> None:
         """To be called before every step."""
-        if self._running and step >= self._first + self._steps:
-            self.close()
+        if self._running:
+            if step >= self._first + self._steps:
+                self.close()
         elif self._steps and step == self._first:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
+        elif self._steps and step > self._first:
+            logger.warning("no profile: step %d is past, the run goes on at step %d", self._first, step)
+            self._steps = 0
 
     def close(self) -> None:
         """Writes the trace."""
         if self._running:
-            self._running = False
             jax.profiler.stop_trace()
             logger.info("profile of %d steps: xprof --logdir=%s", self._steps, self._folder)
+            self._running, self._steps = False, 0
 
 
 def speed(values: dict[str, float]) -> str:

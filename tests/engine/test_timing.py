@@ -35,10 +35,34 @@ def test_laps_leave_out_what_is_not_training(monkeypatch):
     assert clock.spent == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("window", "first", "traced", "words"),
+    [
+        ((3, 2), 1, [3, 5], "profile of 2 steps"),
+        ((3, 9), 3, [3, "end"], "profile of 9 steps"),
+        ((3, 2), 4, [], "step 3 is past, the run goes on at step 4"),
+        ((3, 0), 4, [], ""),
+    ],
+)
+def test_a_profile_is_of_the_steps_asked_for_or_says_that_they_are_past(
+    monkeypatch, caplog, tmp_path, window, first, traced, words
+):
+    now, seen = [None], []
+    monkeypatch.setattr(timing.jax.profiler, "start_trace", lambda folder: seen.append(now[0]))
+    monkeypatch.setattr(timing.jax.profiler, "stop_trace", lambda: seen.append(now[0]))
+    caplog.set_level("INFO", "sak_jax")
+    profile = timing.Profile(tmp_path, window)
+    for now[0] in range(first, 8):
+        profile.before(now[0])
+    now[0] = "end"
+    profile.close()
+    assert seen == traced
+    assert [words in record.getMessage() for record in caplog.records] == [True] * bool(words)
+
+
 def test_a_run_tells_its_speed_and_where_its_time_went(tmp_path):
-    steps = ("--config.distill.steps=3", "--config.distill.warmup_steps=1", "--config.multitask.steps=3")
     profile = ("--config.profile.first_step=2", "--config.profile.steps=1")
-    done = runs.run(f"--workdir={tmp_path}", *steps, *profile)
+    done = runs.run(f"--workdir={tmp_path}", *profile, config=runs.SMALLEST)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(text) for text in (tmp_path / "timing.jsonl").read_text().splitlines()]
     assert [(line["split"], line["step"]) for line in lines] == [

@@ -172,7 +172,8 @@ def committee(config: ConfigDict, stages: tuple, mesh: jax.sharding.Mesh):
     stage = next((stage for stage in reversed(stages) if stage.frozen is not None), None)
     if stage is None or jax.process_count() > 1 or _standardised(config):
         return None
-    given = states.plan(stage, mesh, recipe.ordered(config.mesh.placement)).frozen
+    shapes = stage.frozen.abstract
+    given = states.placed(shapes, meshes.shardings(shapes, mesh, recipe.ordered(config.mesh.placement)))
     image = {"image": stage.inputs["image"]}
     if not all(isinstance(maps, tuple) for maps in jax.eval_shape(stage.frozen.features, given, image).values()):
         return None

@@ -92,6 +92,12 @@ def shardings(abstract, mesh: Mesh, table: Mapping[str, tuple] | None = None):
     return jax.tree_util.tree_map_with_path(place, abstract)
 
 
+def unused(table: Mapping[str, tuple], *trees) -> list[str]:
+    """The patterns of a table, see `shardings`, that match no path in any of the trees."""
+    names = [path_name(path) for tree in trees for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return [pattern for pattern in table if not any(re.search(pattern, name) for name in names)]
+
+
 def check_shared(placed, mesh: Mesh) -> None:
     """Makes sure that `fsdp` shares something.
 

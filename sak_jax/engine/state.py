@@ -1,6 +1,7 @@
 """From shapes to arrays on the mesh: one abstract state serves initialising, restoring, planning and benchmarks."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from functools import partial
 
@@ -16,6 +17,8 @@ from sak_jax.engine.stage import Stage, Start, Weights
 from sak_jax.engine.step import TrainState, train_step
 from sak_jax.errors import UserError
 from sak_jax.nn import placement, remat
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +81,8 @@ def plan(stage: Stage, mesh: Mesh, table: Mapping[str, tuple] | None = None) -> 
     batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in stage.inputs.items()}
     state = placed(abstract, meshes.shardings(abstract, mesh, table))
     meshes.check_shared((state.params, state.frozen), mesh)
+    for pattern in meshes.unused(table or {}, state, frozen):
+        logger.warning("config.mesh.placement: %r matches no array of %s", pattern, stage.name)
     return Plan(stage, mesh, nnx.graphdef(model), state, frozen, batch)
 
 

@@ -133,3 +133,11 @@ def test_places_that_cannot_be_are_named(pattern, axes, word):
     with pytest.raises(UserError, match=f"config.mesh.placement: .*{word}") as caught:
         meshes.shardings({"w": jax.ShapeDtypeStruct((8, 16), jnp.float32)}, mesh, {pattern: axes})
     assert "\n" not in str(caught.value)
+
+
+def test_a_pattern_that_matches_nothing_is_told(caplog):
+    stage, mesh = method.stages(recipe.load(runs.TINY))[0], meshes.make_mesh(1, 1)
+    table = {"^params/stem/blocks": (None,), "scene/blocks/.*kernel": (None,), "haeds/": (None,)}
+    states.plan(stage, mesh, table)
+    (record,) = caplog.records
+    assert record.getMessage() == "config.mesh.placement: 'haeds/' matches no array of distill"

@@ -182,5 +182,5 @@ def markdown(
     lines = ["| method | " + " | ".join(keys) + " | Delta_m % |", "|---" * (len(keys) + 2) + "|"]
     for name, row in table.items():
         cells = " | ".join(cell(row, key) for key in keys)
-        lines.append(f"| {name} | {cells} | {row['delta_m']:+.2f} ± {row['delta_m_std']:.2f} |")
+        lines.append(f"| {name} | {cells} | {row['delta_m']:+z.2f} ± {row['delta_m_std']:.2f} |")
     return "\n".join(lines)

@@ -50,10 +50,10 @@ def svg(title: str, rows: Mapping[str, Sequence[float]]) -> str:
             f'<line class="bar" x1="{x(mean - deviation):.1f}" x2="{x(mean + deviation):.1f}" y1="{y}" y2="{y}"/>'
         )
         parts.append(f'<circle class="mean" cx="{x(mean):.1f}" cy="{y}" r="5"/>')
-        text = f"{mean:+.1f} ± {deviation:.1f}"
+        text = f"{mean:+z.1f} ± {deviation:.1f}"
         parts.append(f'<text x="{left + PLOT + 8}" y="{y}" dy=".35em">{text}</text>')
     label = escape(
-        f"{title}: " + "; ".join(f"{name} {np.mean(row):+.2f} ± {np.std(row):.2f}" for name, row in rows.items())
+        f"{title}: " + "; ".join(f"{name} {np.mean(row):+z.2f} ± {np.std(row):.2f}" for name, row in rows.items())
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" role="img" aria-label="{label}">'

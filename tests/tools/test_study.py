@@ -124,6 +124,9 @@ def test_the_summary_by_hand():
     assert table["two"]["delta_m"] == 50.0 and table["two"]["delta_m_std"] == 0.0
     text = experiments.markdown(table, ["depth/RMSE"], lambda row, key: f"{row[key]:.1f}")
     assert text.splitlines()[2] == "| one | 2.0 | +50.00 ± 25.00 |"
+    table["one"]["delta_m"] = -1e-14  # Rounding of baselines that are the row itself.
+    text = experiments.markdown(table, ["depth/RMSE"], lambda row, key: f"{row[key]:.1f}")
+    assert text.splitlines()[2] == "| one | 2.0 | +0.00 ± 25.00 |"
 
 
 def test_the_picture_has_a_row_a_name_and_bars_to_scale():

@@ -93,7 +93,7 @@ def _scores(config: Mapping[str, Any], selected: Sequence[tasks.Task], about: Ma
         except ValueError:  # of a kind that the recipe brought
             better = None
         percent = change(value, baselines.get(key), better)
-        shown = "" if percent is None else f"{percent:+.1f} %"
+        shown = "" if percent is None else f"{percent:+z.1f} %"
         cells = (_cell(key), number(value), number(baselines.get(key)), shown, number(published.get(key)))
         lines.append(f"| {' | '.join(cells)} |")
     try:
@@ -101,7 +101,7 @@ def _scores(config: Mapping[str, Any], selected: Sequence[tasks.Task], about: Ma
     except (KeyError, ValueError):  # A task that was not scored, or of a kind that the recipe brought.
         delta = None
     if delta is not None:
-        lines += ["", f"Delta_m, the mean relative change against the single-task models: {delta:+.2f} %."]
+        lines += ["", f"Delta_m, the mean relative change against the single-task models: {delta:+z.2f} %."]
     if about.get("teachers_random"):
         lines += ["", "**The teachers were random: these scores say nothing about the method.**"]
     return lines

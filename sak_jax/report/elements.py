@@ -68,8 +68,8 @@ def bar(percent: float | None, longest: float, alone: bool) -> str:
         return ""
     sign, width = ("good" if percent >= 0 else "bad"), 50 * abs(percent) / (longest or 1)
     if not alone:
-        return f'<span class="change {sign}">{percent:+.1f} %</span>'
+        return f'<span class="change {sign}">{percent:+z.1f} %</span>'
     return (
-        f'<span class="change alone {sign}">{percent:+.1f} %<span class="bar" aria-hidden="true">'
+        f'<span class="change alone {sign}">{percent:+z.1f} %<span class="bar" aria-hidden="true">'
         f'<span style="width:{width:.1f}%"></span></span></span>'
     )

@@ -19,7 +19,7 @@ def summary(shown: Shown) -> str:
         facts = []
         if run.delta_m is not None:
             sign = "good" if run.delta_m >= 0 else "bad"
-            facts.append(f'<p class="delta {sign}"><span>Δ<sub>m</sub></span> {run.delta_m:+.2f} %</p>')
+            facts.append(f'<p class="delta {sign}"><span>Δ<sub>m</sub></span> {run.delta_m:+z.2f} %</p>')
         length = [f"{run.steps:,} steps" if run.steps else "", _duration(run.seconds)]
         if any(length):
             facts.append(f'<p class="quiet">{" · ".join(filter(None, length))}</p>')
@@ -76,7 +76,7 @@ def results(shown: Shown) -> str:
     if any(run.delta_m is not None for run in runs):
         cells = ['<th scope="row">Δ<sub>m</sub> <span class="quiet">%</span></th>']
         for run in runs:
-            text = "" if run.delta_m is None else f"{run.delta_m:+.2f}"
+            text = "" if run.delta_m is None else f"{run.delta_m:+z.2f}"
             cells.append(f'<td class="num"><strong>{text}</strong></td>')
             cells += ["<td></td>"] if baselines and not many else []
         cells += ['<td class="num"></td>'] if baselines else []
@@ -199,7 +199,7 @@ def _best(values: list[float | None], better: bool | None) -> float | None:
 
 
 def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.2f}"
+    return "" if value is None else f"{value:+z.2f}"
 
 
 def _duration(seconds: float | None) -> str:

@@ -26,11 +26,11 @@ def table(
     for key, value in scores.items():
         baseline = baselines.get(key)
         percent = change(value, baseline, better.get(key))
-        shown = "" if percent is None else f"{percent:+.1f} %"
+        shown = "" if percent is None else f"{percent:+z.1f} %"
         rows.append((key, number(value), number(baseline), shown, number(published.get(key))))
     if delta is not None:
         printed = published.get("delta_m")
-        rows.append(("Delta_m", "", "", f"{delta:+.2f} %", "" if printed is None else f"{printed:+.2f} %"))
+        rows.append(("Delta_m", "", "", f"{delta:+z.2f} %", "" if printed is None else f"{printed:+z.2f} %"))
     used = [column for column in range(5) if column < 2 or any(row[column] for row in rows[1:])]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = ["  ".join(row[column].ljust(widths[column]) for column in used).rstrip() for row in rows]

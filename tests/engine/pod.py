@@ -59,6 +59,7 @@ def train(mesh: jax.sharding.Mesh) -> dict[str, np.ndarray]:
                 gradient = meshes.gather(state.opt_state[0])
                 for where, leaf in jax.tree_util.tree_leaves_with_path(gradient):
                     found[f"{stage.name} gradient {meshes.path_name(where)}"] = np.asarray(leaf)
+                found[f"{stage.name} gradient norm"] = np.asarray(logs["grad_norm"])
         batches.close()
         found[f"{stage.name} losses"] = np.array(losses)
     return found

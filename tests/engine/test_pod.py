@@ -55,7 +55,7 @@ def test_the_first_gradient_is_that_of_one_device_leaf_by_leaf(trained, stage, m
         {name.removeprefix(start): leaf for name, leaf in trained[mesh].items() if name.startswith(start)}
         for mesh in ("one", many)
     )
-    assert one.keys() == found.keys()
+    assert one.keys() == found.keys() and len(one) > 30
     assert {"stem", "adapters", "aligners"} <= {name.split("/")[0] for name in one}
     for name, leaf in one.items():
         error, scale = np.abs(found[name] - leaf).max(), np.abs(leaf).max()

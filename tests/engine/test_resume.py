@@ -43,13 +43,14 @@ def wait_for_line(workdir, split, step, process):
 
 def test_killed_at_random_points_of_both_stages(undisturbed, tmp_path):
     draw = random.Random(0)
-    for split, first, last in (("distill", 1, 11), ("multitask", 1, 6), ("multitask", 6, 11)):
-        process = runs.start(f"--workdir={tmp_path}")
-        wait_for_line(tmp_path, split, draw.randrange(first, last), process)
-        time.sleep(draw.random() * 0.5)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+    for split in ("distill", "multitask"):
+        for earliest in (draw.randrange(1, 6), draw.randrange(6, 11)):
+            process = runs.start(f"--workdir={tmp_path}")
+            wait_for_line(tmp_path, split, earliest, process)
+            time.sleep(draw.random() * 0.5)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            assert process.returncode == -signal.SIGKILL
     half_written = tmp_path / "checkpoints/multitask/99.orbax-checkpoint-tmp"
     (half_written / "model").mkdir(parents=True)
     done = runs.run(f"--workdir={tmp_path}")

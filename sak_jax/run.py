@@ -50,6 +50,7 @@ def start_jax(config: ConfigDict) -> None:
       UserError: a key of the recipe holds what it may not.
     """
     recipe.check_keys(config)
+    meshes.give_threads()
     hosts.join()
     if config.compilation_cache and jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(config.compilation_cache))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sak_jax.engine import checkpoints
+from sak_jax.engine import checkpoints, mesh
 
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests/recipes/tiny.py")
@@ -33,6 +33,13 @@ def run(*arguments, config=TINY, env=None) -> subprocess.CompletedProcess:
     process = start(*arguments, config=config, env=env)
     stdout, stderr = process.communicate(timeout=600)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def devices(count: int) -> dict[str, str]:
+    """Variables of a script that is to have so many devices; `sak_jax.main` sees to the threads by itself."""
+    variables = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+    mesh.give_threads(variables)
+    return variables
 
 
 def environments() -> list[dict[str, str]]:

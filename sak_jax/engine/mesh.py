@@ -1,7 +1,8 @@
 """The device mesh, and where arrays lie on it."""
 
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 
 import jax
 import numpy as np
@@ -16,6 +17,26 @@ SMALLEST_SHARDED = 2**16
 
 BATCH_AXES = ("data", "fsdp")
 """The axes of the mesh that share a batch."""
+
+
+_THREADS_PER_DEVICE = 4
+"""As many as XLA lets one program use."""
+
+
+def give_threads(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Sees to threads enough where XLA makes several devices of one processor; before JAX looks for devices.
+
+    Their programs share a pool with one thread a core or a device, and a collective holds its thread until every device
+    has come to it. Those in a loop may wait beside those after it, so that on two cores the first device can hold both
+    threads: nothing moves on, and XLA aborts the process.
+
+    Args:
+      environment: where XLA's flags are, and where the pool's size goes unless somebody has set it.
+    """
+    forced = re.findall(r"xla_force_host_platform_device_count=(\d+)", environment.get("XLA_FLAGS", ""))
+    devices = int(forced[-1]) if forced else 1
+    if devices > 1 and not {"PJRT_NPROC", "NPROC"} & environment.keys():
+        environment["PJRT_NPROC"] = str(max(_THREADS_PER_DEVICE * devices, os.cpu_count() or 1))
 
 
 def is_main() -> bool:

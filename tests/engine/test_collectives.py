@@ -81,7 +81,7 @@ def test_parts_of_parameters_are_told_from_activations():
 @pytest.mark.parametrize(("name", "size"), RECIPES)
 def test_steps_exchange_parameters_and_what_they_did(name, size):
     code = f"import json; from tests.engine import test_collectives as t; print(json.dumps(t.compiled{name, size}))"
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}"}
+    env = os.environ | runs.devices(DEVICES)
     done = subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

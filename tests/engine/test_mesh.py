@@ -115,9 +115,33 @@ def take_two_steps():
 
 def test_a_sharded_state_stays_where_it_is():
     command = [sys.executable, "-c", "from tests.engine import test_mesh; test_mesh.take_two_steps()"]
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env = os.environ | runs.devices(4)
     done = subprocess.run(command, cwd=runs.ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_devices_made_of_one_processor_have_threads_to_wait_in():
+    """Else collectives that wait beside each other hold them all, and XLA aborts the process."""
+    code = (
+        "import jax; from pathlib import Path; from sak_jax.engine import mesh; mesh.give_threads();"
+        "jax.jit(lambda x: x)(1.0);"
+        "print([path.read_text().strip() for path in Path('/proc/self/task').glob('*/comm')].count('tf_XLAEigen'))"
+    )
+    env = {name: value for name, value in os.environ.items() if "NPROC" not in name}
+    env["XLA_FLAGS"] = "--xla_force_host_platform_device_count=13"
+    done = subprocess.run([sys.executable, "-c", code], cwd=runs.ROOT, env=env, capture_output=True, text=True)
+    assert int(done.stdout) >= 52, done.stderr
+
+
+def test_threads_that_somebody_has_set_are_left():
+    for variables in ({}, {"XLA_FLAGS": "--xla_dump_to=a"}, {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}):
+        meshes.give_threads(variables)
+        assert "PJRT_NPROC" not in variables
+    for name in ("NPROC", "PJRT_NPROC"):
+        variables = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", name: "9"}
+        given = dict(variables)
+        meshes.give_threads(variables)
+        assert variables == given
 
 
 @pytest.mark.parametrize(

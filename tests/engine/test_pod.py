@@ -24,9 +24,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pod")
 
     def start(name, env, devices):
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        env = env | {"XLA_FLAGS": flags}
         command = [sys.executable, "-m", "tests.engine.pod", name, str(folder)]
+        env = env | runs.devices(devices)
         return subprocess.Popen(command, cwd=runs.ROOT, env=env, stdout=-1, stderr=-1, text=True)
 
     runs.ended([start("two_hosts", env, 4) for env in runs.environments()], 0, seconds=900)

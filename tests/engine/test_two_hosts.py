@@ -52,9 +52,8 @@ sys.exit(cli.exit_status(main)([]))
 
 def start(code):
     command = [sys.executable, "-c", START + code]
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     return [
-        subprocess.Popen(command, env=env | flags, cwd=runs.ROOT, stdout=-1, stderr=-1, text=True)
+        subprocess.Popen(command, env=env | runs.devices(4), cwd=runs.ROOT, stdout=-1, stderr=-1, text=True)
         for env in runs.environments()
     ]
 

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+from tests import runs
+
 SCRIPT = """
 import dataclasses
 import jax, numpy as np
@@ -49,6 +51,6 @@ print("equal")
 
 
 def test_report_and_statistics_see_teachers_on_eight_devices():
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env = os.environ | runs.devices(8)
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True)
     assert done.stdout == "equal\n", done.stderr

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+from tests import runs
+
 SCRIPT = """
 from functools import partial
 import jax, jax.numpy as jnp, numpy as np
@@ -57,6 +59,6 @@ print("equal")
 
 
 def test_eight_devices_compute_what_one_does():
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env = os.environ | runs.devices(8)
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True)
     assert done.stdout == "equal\n", done.stderr

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests import runs
+
 SCRIPT = """
 import json, re
 import jax, jax.numpy as jnp
@@ -52,7 +54,7 @@ print(json.dumps([collectives(*case) for case in ((1, True), (4, True), (4, Fals
 
 @pytest.fixture(scope="module")
 def counts():
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env = os.environ | runs.devices(8)
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -21,7 +21,8 @@ def workdir(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "tiny"
     # Relative, as the default is.
     relative = os.path.relpath(workdir, runs.ROOT)
-    done = runs.run(f"--workdir={relative}", "--config.distill.steps=3", "--config.multitask.steps=3")
+    options = ("--config.distill.steps=3", "--config.multitask.steps=3", '--config.loggers=("tensorboard",)')
+    done = runs.run(f"--workdir={relative}", *options)
     assert done.returncode == 0, done.stderr
     assert "depth/RMSE" in done.stdout and "Delta_m" in done.stdout
     return workdir

@@ -15,7 +15,7 @@ from sak_jax.errors import EndedEarly, UserError
 from tests import runs
 
 STEPS = ("--config.checkpoint.every=2", "--config.multitask.steps=6", "--config.multitask.eval_every=0")
-TINY = f"{runs.TINY}:method=multitask"
+RECIPE = f"{runs.SMALLEST}:method=multitask"
 
 
 def may_mount():
@@ -44,7 +44,7 @@ def small(tmp_path):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    return runs.finished(tmp_path_factory.mktemp("undisturbed") / "run", *STEPS, config=TINY)
+    return runs.finished(tmp_path_factory.mktemp("undisturbed") / "run", *STEPS, config=RECIPE)
 
 
 def size(folder):
@@ -69,13 +69,13 @@ def test_an_import_to_a_full_disk_is_one_line_and_leaves_nothing(small, capsys, 
 @pytest.mark.parametrize("share", [0.15, 0.4, 0.75])
 def test_a_full_disk_is_one_line_and_with_more_room_the_run_goes_on_to_the_same_end(undisturbed, small, share):
     disk = small(int(size(undisturbed) * share))
-    done = runs.run(f"--workdir={disk / 'run'}", *STEPS, config=TINY)
+    done = runs.run(f"--workdir={disk / 'run'}", *STEPS, config=RECIPE)
     assert done.returncode in (1, 2), done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "Traceback" not in done.stderr, done.stderr
     assert str(disk) in errors[0] and "disk is full" in errors[0] and "MB are left" in errors[0]
     subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-    done = runs.run(f"--workdir={disk / 'run'}", *STEPS, config=TINY)
+    done = runs.run(f"--workdir={disk / 'run'}", *STEPS, config=RECIPE)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert runs.lines(disk / "run") == runs.lines(undisturbed)
     found = runs.parameters(disk / "run")
@@ -107,11 +107,11 @@ def test_a_read_only_run_is_evaluated_and_its_scores_are_printed(undisturbed, tm
     for options in (["--bind", str(workdir)], ["-o", "remount,ro,bind"]):
         subprocess.run(["mount", *options, str(workdir)], check=True)
     try:
-        done = runs.run(f"--workdir={workdir}", *STEPS, "--mode=evaluate", config=TINY)
-        assert "semseg/mIoU" in done.stdout and "Traceback" not in done.stderr, done.stderr
+        done = runs.run(f"--workdir={workdir}", *STEPS, "--mode=evaluate", config=RECIPE)
+        assert "depth/RMSE" in done.stdout and "Traceback" not in done.stderr, done.stderr
         assert done.returncode == 2 and "cannot be written" in done.stderr
         began = time.monotonic()
-        done = runs.run(f"--workdir={workdir}", *STEPS, config=TINY)
+        done = runs.run(f"--workdir={workdir}", *STEPS, config=RECIPE)
         assert done.returncode == 2 and "--workdir" in done.stderr and "Traceback" not in done.stderr, done.stderr
         assert time.monotonic() - began < 120
     finally:

@@ -15,13 +15,21 @@ import sak_jax
 from sak_jax.engine import checkpoints
 from tests import runs
 
-SMALL = ("--config.distill.steps=3", "--config.multitask.steps=4", "--config.multitask.eval_every=2")
+SMALL = ("--config.multitask.steps=4", "--config.multitask.eval_every=2")
+
+
+def run(workdir, *options):
+    return runs.run(f"--workdir={workdir}", *SMALL, *options, config=runs.SMALLEST)
+
+
+def start(workdir):
+    return runs.start(f"--workdir={workdir}", *SMALL, config=runs.SMALLEST)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    done = runs.run(f"--workdir={workdir}", *SMALL)
+    done = run(workdir)
     assert done.returncode == 0, done.stderr
     return workdir
 
@@ -35,11 +43,11 @@ def one_line(done, *words):
 
 
 def test_the_same_run_started_twice(tmp_path):
-    first = runs.start(f"--workdir={tmp_path}", *SMALL)
+    first = start(tmp_path)
     deadline = time.monotonic() + 300
     while not (tmp_path / "config.json").exists() and time.monotonic() < deadline and first.poll() is None:
         time.sleep(0.05)
-    one_line(runs.run(f"--workdir={tmp_path}", *SMALL), str(tmp_path), f"process {first.pid}")
+    one_line(run(tmp_path), str(tmp_path), f"process {first.pid}")
     _, stderr = first.communicate(timeout=600)
     assert first.returncode == 0, stderr
     assert [line["step"] for line in runs.lines(tmp_path, "multitask")] == [1, 2, 3, 4]
@@ -47,7 +55,7 @@ def test_the_same_run_started_twice(tmp_path):
 
 def test_a_killed_runs_lock_does_not_block(finished, tmp_path):
     workdir = tmp_path / "run"
-    process = runs.start(f"--workdir={workdir}", *SMALL)
+    process = start(workdir)
     while not (workdir / "config.json").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -71,7 +79,7 @@ def test_a_damaged_newest_checkpoint_is_set_aside_for_the_one_before(finished, t
     else:
         shutil.rmtree(newest)
         newest.mkdir()
-    done = runs.run(f"--workdir={workdir}", *SMALL)
+    done = run(workdir)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and "4.damaged1" in done.stderr and "set aside" in done.stderr
     expected, found = runs.parameters(finished), runs.parameters(workdir)
@@ -87,18 +95,18 @@ def test_side_files_do_not_stop_a_whole_run(finished, tmp_path, content):
         (workdir / name).unlink()
         if content is not None:
             (workdir / name).write_bytes(content)
-    done = runs.run(f"--workdir={workdir}", *SMALL)
+    done = run(workdir)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert json.loads((workdir / "results.json").read_text())["metrics"]
     # Each checkpoint holds its own recipe: another one may not go on from it, whatever config.json says.
     (workdir / "config.json").unlink()
-    one_line(runs.run(f"--workdir={workdir}", *SMALL, "--config.multitask.lr=0.5"), "multitask.lr", "--workdir")
+    one_line(run(workdir, "--config.multitask.lr=0.5"), "multitask.lr", "--workdir")
 
 
 def test_seconds_add_up_and_the_best_checkpoint_is_evaluated_beside_the_results(finished):
     seconds = [json.loads((finished / "results.json").read_text())["seconds"]]
     before = (finished / "results.json").read_text()
-    done = runs.run(f"--workdir={finished}", *SMALL, "--mode=evaluate", "--best")
+    done = run(finished, "--mode=evaluate", "--best")
     assert done.returncode == 0, done.stderr
     assert (finished / "results.json").read_text() == before and (finished / "evaluation.json").exists()
     scores = json.loads((finished / "checkpoints" / "multitask" / "scores.json").read_text())
@@ -106,7 +114,7 @@ def test_seconds_add_up_and_the_best_checkpoint_is_evaluated_beside_the_results(
     best = checkpoints.find(finished, best=True)
     assert best.name == max(scores, key=scores.get)
     assert sak_jax.load(finished, best=True).source == best
-    done = runs.run(f"--workdir={finished}", *SMALL)
+    done = run(finished)
     assert done.returncode == 0, done.stderr
     seconds.append(json.loads((finished / "results.json").read_text())["seconds"])
     assert 0 < seconds[0] <= seconds[1] + 0.1
@@ -127,12 +135,12 @@ def test_a_workdir_that_cannot_be(kind, tmp_path):
         "empty": "",
     }[kind]
     started = time.monotonic()
-    one_line(runs.run(f"--workdir={workdir}", *SMALL), "--workdir" if kind != "http" else "http")
+    one_line(run(workdir), "--workdir" if kind != "http" else "http")
     assert time.monotonic() - started < 120
 
 
 def test_output_that_nobody_reads(finished):
-    command = [sys.executable, "-m", "sak_jax.main", f"--config={runs.TINY}", f"--workdir={finished}", *SMALL]
+    command = [sys.executable, "-m", "sak_jax.main", f"--config={runs.SMALLEST}", f"--workdir={finished}", *SMALL]
     process = subprocess.Popen(command, cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     stderr = process.stderr.read()
@@ -144,7 +152,7 @@ def test_output_that_nobody_reads(finished):
 
 @pytest.mark.parametrize("delay", [0.5, 1.5, 4.0])
 def test_ctrl_c_in_the_first_seconds(delay, tmp_path):
-    process = runs.start(f"--workdir={tmp_path}", *SMALL)
+    process = start(tmp_path)
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
@@ -155,7 +163,7 @@ def test_main_in_a_thread(tmp_path):
     code = (
         "import threading, sys\n"
         "from sak_jax import main\n"
-        f"arguments = ['--config={runs.TINY}', '--workdir={tmp_path}', *{list(SMALL)!r}]\n"
+        f"arguments = ['--config={runs.SMALLEST}', '--workdir={tmp_path}', *{list(SMALL)!r}]\n"
         "found = []\n"
         "thread = threading.Thread(target=lambda: found.append(main.main(arguments)))\n"
         "thread.start(); thread.join(); sys.exit(found[0])"

@@ -32,7 +32,7 @@ def at(workdir, moment):
 
 
 def stop(workdir, moment, number, group):
-    """Signals a run at a moment; its status, and what it said."""
+    """Signals a run at a moment, or its workers too as a terminal does; its status, and what it said."""
     workers = ("--config.boundary.workers=2", "--config.data.workers=1") if group else ()
     process = runs.start(f"--workdir={workdir}", *STEPS, *workers, config=TINY, start_new_session=True)
     end = time.monotonic() + 300
@@ -56,9 +56,9 @@ def stop(workdir, moment, number, group):
     [
         ("start", signal.SIGTERM, False),
         ("compiling", signal.SIGTERM, True),
-        ("training", signal.SIGINT, True),
+        ("training", signal.SIGINT, False),
         ("saving", signal.SIGTERM, False),
-        ("the last evaluation", signal.SIGINT, False),
+        ("the last evaluation", signal.SIGINT, True),
         ("the report", signal.SIGTERM, False),
     ],
 )

@@ -25,5 +25,6 @@ def get_config(text: str = ""):
     config.data.val_length = 11
     config.checkpoint.every = 3
     config.log_every = 1
+    config.loggers = ()  # TensorBoard's writer imports PyTorch.
     config.compilation_cache = ""
     return recipes.as_method(config, chosen["method"])

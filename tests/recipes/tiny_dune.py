@@ -9,6 +9,7 @@ def get_config(text: str = ""):
     )
     config = recipe.base("dune")
     config.image_size = (24, 32)
+    config.loggers = ()  # TensorBoard's writer imports PyTorch.
     config.batch_size = 8
     config.eval_batch_size = 8
     config.tasks = {"semseg": {"channels": 14}, "depth": {}}

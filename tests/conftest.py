@@ -101,14 +101,24 @@ def pytest_ignore_collect(collection_path):
     return None
 
 
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):  # xdist's order by number of tests would have the longest ones last.
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items):
-    """Marks as `quick` what needs neither PyTorch nor processes of its own, and compiles little."""
-    known = {}
+    """Marks as `quick` what needs neither PyTorch nor processes of its own, and compiles little; it comes last.
+
+    What starts whole runs comes first, so that workers which share the tests end together.
+    """
+    known, starts = {}, {}
     for item in items:
         path = item.path
         if path not in known:
             name = str(path.relative_to(item.config.rootpath))
             text = path.read_text(encoding="utf-8")
             known[path] = not name.startswith(COMPILES_MUCH) and not any(word in text for word in NOT_QUICK)
+            starts[path] = "tests import runs" in text
         if known[path]:
             item.add_marker(pytest.mark.quick)
+    items.sort(key=lambda item: (not starts[item.path], known[item.path]))

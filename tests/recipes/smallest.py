@@ -8,9 +8,10 @@ def get_config(text: str = ""):
     config.batch_size = config.eval_batch_size = 4
     config.tasks = {"depth": {}}
     config.model.width = 8
-    config.teachers.pop("geometry", None)  # The methods without distillation have none.
-    config.distill.steps = config.multitask.steps = 3
-    config.distill.warmup_steps = 1
+    if config.distill.steps:  # Methods without distillation have no teachers.
+        del config.teachers.geometry
+        config.distill.steps, config.distill.warmup_steps = 3, 1
+    config.multitask.steps = 3
     config.multitask.eval_every = 0
     config.data.train_length = config.data.val_length = 4
     return config

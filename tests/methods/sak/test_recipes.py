@@ -197,10 +197,9 @@ SMALL = (
 
 
 def small_run(name, root, workdir, *options):
-    """A recipe as it is but for a tiny student, one small teacher, small images, and two steps."""
+    """A recipe as it is but for a tiny student, one small teacher, and two steps."""
     start = "--config.model.stem_init=" if name == "imagenet" else f"--config.init_from={workdir}/missing"
-    size = "--config.image_size=(48, 48)" if name == "imagenet" else "--config.image_size=(224, 288)"
-    options = (f"--workdir={workdir}", f"--config.data.root={root}", start, size, *SMALL, *options)
+    options = (f"--workdir={workdir}", f"--config.data.root={root}", start, *SMALL, *options)
     done = runs.run(*options, config=f"configs/{name}.py:committee=rooms_geometry")
     assert done.returncode == 0, done.stderr
     return done
@@ -266,7 +265,7 @@ def test_imagenet_from_tar_folders_and_array_record(tmp_path, monkeypatch):
     prepare.prepare("imagenet", packed, tmp_path / "records")
     losses = {}
     for kind in ("tar", "folder", "records"):
-        options = ("--config.distill.steps=2", "--config.distill.warmup_steps=1")
+        options = ("--config.image_size=(48, 48)", "--config.distill.steps=2", "--config.distill.warmup_steps=1")
         done = small_run("imagenet", tmp_path / kind, tmp_path / "runs" / kind, *options)
         assert "stage 1 is done" in done.stderr
         losses[kind] = [line["values"]["total"] for line in runs.lines(tmp_path / "runs" / kind, "distill")]

@@ -70,10 +70,12 @@ def values(workdir):
     return [(line["split"], line["step"], line["values"]) for line in runs.lines(workdir)]
 
 
-def wait_for(log, text, seconds=600):
-    """Until a log has a text."""
+def wait_for(log, text, processes, seconds=600):
+    """Until the log of processes that run has a text."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not (log.exists() and text in log.read_text()):
+        for process in processes:
+            assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
     assert text in log.read_text()
 
@@ -82,7 +84,7 @@ def test_two_processes_are_one_run_stop_together_and_go_on_after_one_was_killed(
     together, alone = tmp_path / "two", tmp_path / "one"
     log = together / "metrics.jsonl"
     processes = start_two(f"--workdir={together}", *ARGUMENTS)
-    wait_for(log, '"multitask"')
+    wait_for(log, '"multitask"', processes)
     os.kill(processes[1].pid, signal.SIGTERM)
     steps = set()
     for _, stderr in runs.ended(processes, 1):
@@ -92,7 +94,7 @@ def test_two_processes_are_one_run_stop_together_and_go_on_after_one_was_killed(
     assert (together / "checkpoints" / "multitask" / step).exists()
 
     processes = start_two(f"--workdir={together}", *ARGUMENTS)
-    wait_for(log, f'"step": {int(step) + 1}, "split": "multitask"')
+    wait_for(log, f'"step": {int(step) + 1}, "split": "multitask"', processes)
     for process in reversed(processes):  # What starts processes ends them all when one was killed.
         process.kill()
         process.communicate()

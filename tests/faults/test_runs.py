@@ -28,10 +28,7 @@ def start(workdir):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("finished") / "run"
-    done = run(workdir)
-    assert done.returncode == 0, done.stderr
-    return workdir
+    return runs.finished(tmp_path_factory.mktemp("finished") / "run", *SMALL, config=runs.SMALLEST)
 
 
 def one_line(done, *words):

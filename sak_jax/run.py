@@ -226,6 +226,8 @@ def report(
     better = {key: tasks.higher_is_better(key.rpartition("/")[-1]) for key in scores}
     print(table(scores, baselines, delta, published, better))
     training = options.mode == "train"
+    if training and (before := record.collect(workdir)).steps == steps:  # Finished before, and evaluated again.
+        results["seconds"] = max(results["seconds"], before.seconds or 0.0)
     try:  # An evaluation is written beside what training wrote, not over it.
         paths.write_text(
             workdir / ("results.json" if training else "evaluation.json"), json.dumps(results, indent=2) + "\n"

@@ -47,6 +47,11 @@ nnx.LayerNorm.__call__ = standard(nnx.LayerNorm.__call__)  # Half precision with
 optax.tree.bias_correction = standard(optax.tree.bias_correction)  # Adam's `decay ** count`, a float and an int32.
 optax.warmup_cosine_decay_schedule = standard_schedule(optax.warmup_cosine_decay_schedule)  # The same.
 
+from jax._src import compiler  # noqa: E402
+
+from sak_jax import data, methods, tasks  # noqa: E402  (after the hook and the patches)
+from sak_jax.teachers import registry  # noqa: E402
+from tests import runs  # noqa: E402
 
 NOT_QUICK = (
     "import torch", "import timm", "import transformers", "open_clip", "subprocess", "runs.run(", "runs.start(",
@@ -64,6 +69,17 @@ COMPILES_MUCH = (
     "tests/test_gcs", "tests/faults", "tests/golden", "tests/report/test_gather",
 )  # fmt: skip
 """Modules whose programs take long to compile, or that read many files."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_parts():
+    """Takes back what a module has registered: data sets, kinds, methods and teachers."""
+    registries = (data.DATASETS, tasks.KINDS, methods.METHODS, registry.TEACHERS)
+    kept = [dict(known) for known in registries]
+    yield
+    for known, before in zip(registries, kept, strict=True):
+        known.clear()
+        known.update(before)
 
 
 OPTIMISED = (
@@ -88,6 +104,20 @@ def optimised(request):
 PARITY = (
     "import torch", "from torch", "import timm", "from timm", "import transformers", "import open_clip", "sak.cases",
 )  # fmt: skip
+
+
+def quickly_compiled(get_options):
+    """XLA's options, with those of `runs.QUICKLY_COMPILED` where machine code is not optimised."""
+
+    @functools.wraps(get_options)
+    def options(*args, env_options_overrides=None, **kwargs):
+        quick = runs.QUICKLY_COMPILED if compiler._DISABLE_MOST_OPTIMIZATIONS.value else {}
+        return get_options(*args, env_options_overrides=quick | dict(env_options_overrides or {}), **kwargs)
+
+    return options
+
+
+compiler.get_compile_options = quickly_compiled(compiler.get_compile_options)
 
 
 def pytest_ignore_collect(collection_path):

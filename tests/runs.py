@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from sak_jax.engine import checkpoints, mesh
@@ -14,6 +15,14 @@ from sak_jax.engine import checkpoints, mesh
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "tests/recipes/tiny.py")
 SMALLEST = str(ROOT / "tests/recipes/smallest.py")
+QUICKLY_COMPILED = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
+"""Options of XLA with which small programs compile in half the time, where it has them; large ones run slowly then."""
+
+
+def quickly_compiled(environment: dict[str, str]) -> dict[str, str]:
+    """The environment of a process that compiles by `QUICKLY_COMPILED`."""
+    flags = [f"--{name}={str(value).lower()}" for name, value in QUICKLY_COMPILED.items()]
+    return environment | {"XLA_FLAGS": " ".join([environment.get("XLA_FLAGS", ""), *flags]).strip()}
 
 
 def start(*arguments, config=TINY, env=None, **options) -> subprocess.Popen:
@@ -21,7 +30,7 @@ def start(*arguments, config=TINY, env=None, **options) -> subprocess.Popen:
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, **(env or {})},
+        env=quickly_compiled({**os.environ, **(env or {})}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -39,7 +48,7 @@ def devices(count: int) -> dict[str, str]:
     """Variables of a script that is to have so many devices; `sak_jax.main` sees to the threads by itself."""
     variables = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
     mesh.give_threads(variables)
-    return variables
+    return quickly_compiled(variables)
 
 
 def environments() -> list[dict[str, str]]:
@@ -47,7 +56,7 @@ def environments() -> list[dict[str, str]]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    common = os.environ | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    common = quickly_compiled(os.environ) | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
     return [common | {"JAX_PROCESS_ID": str(index)} for index in range(2)]
 
 

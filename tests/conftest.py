@@ -83,7 +83,7 @@ def own_parts():
 
 
 OPTIMISED = (
-    "tests/teachers", "tests/benchmark", "tests/test_predict_published", "tests/methods/sak/test_published",
+    "tests/teachers", "tests/test_predict_published", "tests/methods/sak/test_published",
     "tests/methods/sak/test_training_reference", "tests/methods/dune/test_teachers",
     "tests/methods/dune/test_training_reference",
 )  # fmt: skip

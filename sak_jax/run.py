@@ -77,9 +77,12 @@ def run(config: ConfigDict, workdir: epath.Path, options: Options, stop: Stop, s
             hosts.together(lambda: resources.enter_context(locked(workdir)))
             preflight.shared(workdir)
             hosts.together(lambda: claim(config, workdir))
-            if finished(workdir, stages):
+            again = finished(workdir, stages)
+            if again:
                 logger.info("%s is finished; evaluating it again", workdir)
             trained = loop.train(stages, settings(config, workdir, mesh, stop))
+            if again and meshes.is_main():  # Its last evaluation came after its last checkpoint.
+                trained.seconds = max(trained.seconds, record.collect(workdir).seconds or 0.0)
         else:
             trained = restore(config, stages, workdir, mesh, options.best)
         if trained.evaluator is None:
@@ -226,8 +229,6 @@ def report(
     better = {key: tasks.higher_is_better(key.rpartition("/")[-1]) for key in scores}
     print(table(scores, baselines, delta, published, better))
     training = options.mode == "train"
-    if training and (before := record.collect(workdir)).steps == steps:  # Finished before, and evaluated again.
-        results["seconds"] = max(results["seconds"], before.seconds or 0.0)
     try:  # An evaluation is written beside what training wrote, not over it.
         paths.write_text(
             workdir / ("results.json" if training else "evaluation.json"), json.dumps(results, indent=2) + "\n"

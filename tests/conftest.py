@@ -16,6 +16,7 @@ import jaxtyping
 import optax
 import pytest
 from flax import nnx
+from jax._src import compiler
 
 # The shapes in the signatures are checked at every call, in tests alone.
 CHECKED = ("tasks", "methods", "nn", "boundary")
@@ -46,8 +47,6 @@ jax.nn.dot_product_attention = standard(jax.nn.dot_product_attention)  # The sam
 nnx.LayerNorm.__call__ = standard(nnx.LayerNorm.__call__)  # Half precision with float32 statistics.
 optax.tree.bias_correction = standard(optax.tree.bias_correction)  # Adam's `decay ** count`, a float and an int32.
 optax.warmup_cosine_decay_schedule = standard_schedule(optax.warmup_cosine_decay_schedule)  # The same.
-
-from jax._src import compiler  # noqa: E402
 
 from sak_jax import data, methods, tasks  # noqa: E402  (after the hook and the patches)
 from sak_jax.teachers import registry  # noqa: E402
@@ -85,7 +84,7 @@ def own_parts():
 OPTIMISED = (
     "tests/teachers", "tests/test_predict_published", "tests/methods/sak/test_published",
     "tests/methods/sak/test_training_reference", "tests/methods/dune/test_teachers",
-    "tests/methods/dune/test_training_reference",
+    "tests/methods/dune/test_student", "tests/methods/dune/test_training_reference",
 )  # fmt: skip
 """Modules that compute more than they compile, or whose tolerances are those of optimised code."""
 
@@ -106,7 +105,7 @@ PARITY = (
 )  # fmt: skip
 
 
-def quickly_compiled(get_options):
+def compiling_quickly(get_options):
     """XLA's options, with those of `runs.QUICKLY_COMPILED` where machine code is not optimised."""
 
     @functools.wraps(get_options)
@@ -117,7 +116,7 @@ def quickly_compiled(get_options):
     return options
 
 
-compiler.get_compile_options = quickly_compiled(compiler.get_compile_options)
+compiler.get_compile_options = compiling_quickly(compiler.get_compile_options)
 
 
 def pytest_ignore_collect(collection_path):

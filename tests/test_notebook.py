@@ -21,7 +21,7 @@ def test_it_trains_and_predicts(tmp_path, monkeypatch):
     import nbformat
 
     monkeypatch.setenv("PYTHONPATH", f"{runs.ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    monkeypatch.setenv("XLA_FLAGS", runs.quickly_compiled(dict(os.environ)).get("XLA_FLAGS", ""))
+    monkeypatch.setenv("XLA_FLAGS", runs.quickly_compiled(os.environ)["XLA_FLAGS"])
     notebook = nbformat.read(FILE, as_version=4)
     nbclient.NotebookClient(
         notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
